@@ -1,0 +1,68 @@
+"""One error for everything that a person should read: what failed, why, and what to try.
+
+>>> print(ContainerError("cannot mount proc on /proc", "Operation not permitted"))
+cannot mount proc on /proc: Operation not permitted
+"""
+
+from __future__ import annotations
+
+import errno
+
+# Exit codes as Docker has them, so that scripts written for it need no change.
+EXIT_OURS = 125        # the runtime itself failed, the command never ran
+EXIT_CANNOT_RUN = 126  # the command was found and could not be executed
+EXIT_NOT_FOUND = 127   # the command was not found
+
+
+class ContainerError(Exception):
+    """A failure with a reason and, where we know one, a way out.
+
+    ``what`` is verb and object ("cannot mount proc on /proc"), ``reason`` usually the kernel's own
+    words, ``hint`` one sentence on the likely cause and its cure, ``exit_code`` what a command line
+    should end with (125 to 127, see docker-run(1), "Exit Status").
+    """
+
+    def __init__(self, what: str, reason: str = "", hint: str = "", exit_code: int = EXIT_OURS) -> None:
+        super().__init__(what, reason, hint, exit_code)
+        self.what, self.reason, self.hint, self.exit_code = what, reason, hint, exit_code
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}" if self.reason else self.what
+
+
+def explain(what: str, error: OSError, hint: str = "", exit_code: int = EXIT_OURS) -> ContainerError:
+    """Turn a failed system call into a ContainerError; the call's own hint serves when none is given."""
+    hint = hint or " ".join(getattr(error, "__notes__", []))
+    return ContainerError(what, error.strerror or str(error), hint, exit_code)
+
+
+# What a call's errno most often means, for people who meet it for the first time.
+_LIKELY_CAUSE = {
+    ("chroot", errno.EPERM): "chroot needs CAP_SYS_CHROOT: be root, or root of a user namespace.",
+    ("mount", errno.EPERM): "Mounting needs root in the user namespace that owns this mount namespace; a new "
+                            "proc also needs a PID namespace of its own, a new sysfs a network namespace.",
+    ("mount", errno.EINVAL): "A file system that does not take these flags or options, or a bind mount "
+                             "without MS_REC of a tree whose inner mounts must stay.",
+    ("mount", errno.ENODEV): "This kernel does not have that file system.",
+    ("pivot_root", errno.EINVAL): "The new root is not a mount point, or mounts here still propagate: bind "
+                                  "it onto itself, and make everything MS_PRIVATE first.",
+    ("pivot_root", errno.EBUSY): "The new root is the current root, or lies on the same mount.",
+    ("pivot_root", errno.EPERM): "pivot_root needs CAP_SYS_ADMIN in the owner of this mount namespace.",
+    ("sethostname", errno.EPERM): "This host name is not yours to change: unshare(CLONE_NEWUTS) first.",
+    ("setns", errno.EINVAL): "Already in that user namespace, a thread besides this one, or a namespace of "
+                             "another kind.",
+    ("setns", errno.EPERM): "Joining needs CAP_SYS_ADMIN in that namespace's owner: enter its user "
+                            "namespace first.",
+    ("umount2", errno.EINVAL): "Not a mount point, or one that came locked from another user namespace.",
+    ("unshare", errno.EINVAL): "A user namespace cannot be made by a process with several threads; a "
+                               "notebook kernel has many: use lab.run.",
+    ("unshare", errno.EPERM): "Without root only CLONE_NEWUSER is allowed, alone or with the others. If "
+                              "that was asked for: user namespaces are restricted here ('mycontainer "
+                              "doctor' says how), or this process is in a chroot.",
+    ("unshare", errno.ENOSPC): "The limit on namespaces is reached: see /proc/sys/user.",
+}
+
+
+def likely_cause(call: str, error: int) -> str:
+    """What this errno of this system call most often means, in a sentence; empty where we do not know."""
+    return _LIKELY_CAUSE.get((call, error), "")

@@ -1,0 +1,215 @@
+"""The kernel's door: the system calls a container is made of, and nothing else.
+
+Python's ``os`` module has no mount(2), and unshare(2) and setns(2) only since 3.12. So we ask the C
+library for the one function behind them all, syscall(2), and hand it the number of the call that we
+want. Constants and functions carry the names that the kernel's headers and the manual pages use:
+``syscalls.unshare`` does what ``man 2 unshare`` says.
+
+A call that fails raises OSError (PermissionError, FileNotFoundError, ... by its errno); ``filename``
+holds the call as it was made, and a note tells the likely cause where one is known.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mycontainer.errors import likely_cause
+
+# sched.h: a namespace of one's own
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000  # the first namespace there was, hence the name: mounts
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+# sys/mount.h
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 2
+# linux/mount.h: the newer calls, which work on descriptors and on whole trees
+OPEN_TREE_CLONE = 0x1
+OPEN_TREE_CLOEXEC = 0x80000
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_IDMAP = 0x100000
+# linux/fcntl.h, linux/openat2.h, linux/close_range.h, linux/prctl.h
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_IN_ROOT = 0x10
+CLOSE_RANGE_CLOEXEC = 4
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+# The number of each call: asm/unistd_64.h for x86_64, asm-generic/unistd.h for aarch64. From 424 on
+# every architecture has the same.
+NUMBERS = {
+    "x86_64": {"chdir": 80, "fchdir": 81, "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165,
+               "umount2": 166, "sethostname": 170, "unshare": 272, "setns": 308},
+    "aarch64": {"chdir": 49, "fchdir": 50, "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40,
+                "umount2": 39, "sethostname": 161, "unshare": 97, "setns": 268},
+}
+NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "openat2": 437,
+                      "mount_setattr": 442}
+
+class Flags(int):
+    """An int that prints as the kernel's names: ``MS_BIND|MS_REC``."""
+
+    prefix: str
+
+    def __new__(cls, prefix: str, value: int) -> Flags:
+        flags = super().__new__(cls, value)
+        flags.prefix = prefix
+        return flags
+
+    def __repr__(self) -> str:
+        names = [name for name, bit in globals().items() if name.startswith(self.prefix) and 0 < bit & self]
+        return "|".join(names) or "0"
+
+
+def _kernel(name: str, *arguments: object) -> int:
+    """Make the call; the return value, or OSError."""
+    number = NUMBERS[os.uname().machine].get(name) or NUMBERS_EVERYWHERE[name]
+    raw = [os.fsencode(a) if isinstance(a, str) else a if isinstance(a, (bytes, type(None)))
+           else ctypes.c_long(a) for a in arguments]  # type: ignore[arg-type]
+    while (result := _libc.syscall(ctypes.c_long(number), *raw)) == -1:
+        error = ctypes.get_errno()
+        if error != errno.EINTR:
+            failure = OSError(error, os.strerror(error), describe(name, *arguments))
+            if cause := likely_cause(name, error):
+                failure.add_note(cause)
+            raise failure
+    return int(result)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_call = _kernel
+
+
+def describe(name: str, *arguments: object) -> str:
+    """The call as strace would show it: ``mount("proc", "/proc", "proc", MS_NOSUID, NULL)``."""
+    def show(argument: object) -> str:
+        if argument is None:
+            return "NULL"
+        return f'"{argument}"' if isinstance(argument, str) else repr(argument)
+    return f"{name}({', '.join(show(a) for a in arguments)})"
+
+
+@contextmanager
+def recording(fail: dict[str, int] | None = None) -> Iterator[list[str]]:
+    """A double for the kernel: inside the block calls are noted down and not made.
+
+    ``fail`` maps a call's name to the errno with which it shall fail. Yields the list of the calls in
+    order, each as `describe` gives it: so that a *sequence* can be tested without being root.
+    """
+    global _call
+    calls: list[str] = []
+
+    def double(name: str, *arguments: object) -> int:
+        calls.append(describe(name, *arguments))
+        if fail and name in fail:
+            raise OSError(fail[name], os.strerror(fail[name]), calls[-1])
+        return 0
+
+    _call, before = double, _call
+    try:
+        yield calls
+    finally:
+        _call = before
+
+
+def unshare(flags: int) -> None:
+    """Leave the shared namespaces named by ``flags`` (CLONE_NEW*) for new ones. man 2 unshare."""
+    _call("unshare", Flags("CLONE_", flags))
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Enter the namespace behind ``fd``; ``flags`` (CLONE_NEW*) insists on its kind. man 2 setns."""
+    _call("setns", fd, Flags("CLONE_", flags))
+
+
+def mount(source: str | None, target: str, fstype: str | None = None, flags: int = 0,
+          data: str | None = None) -> None:
+    """Attach a file system, or change a mount: bind, remount, propagation. man 2 mount."""
+    _call("mount", source, target, fstype, Flags("MS_", flags), data)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """Take a mount away; MNT_DETACH: now for new look-ups, later for those inside. man 2 umount."""
+    _call("umount2", target, Flags("MNT_", flags))
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Make ``new_root`` the root of this mount namespace, the old one hangs at ``put_old``. man 2 pivot_root."""
+    _call("pivot_root", new_root, put_old)
+
+
+def chroot(path: str) -> None:
+    """Let ``/`` mean ``path`` for this process and its children. man 2 chroot."""
+    _call("chroot", path)
+
+
+def chdir(path: str) -> None:
+    """Change the working directory. man 2 chdir."""
+    _call("chdir", path)
+
+
+def fchdir(fd: int) -> None:
+    """Change the working directory to an open one. man 2 fchdir."""
+    _call("fchdir", fd)
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this UTS namespace. man 2 sethostname."""
+    _call("sethostname", name, len(os.fsencode(name)))
+
+
+def prctl(option: int, argument: int | str = 0) -> None:
+    """Change an attribute of this process (PR_SET_*). man 2 prctl."""
+    _call("prctl", option, argument, 0, 0, 0)
+
+
+def close_range(first: int, last: int, flags: int) -> None:
+    """Close the descriptors ``first`` to ``last``, or only mark them close-on-exec. man 2 close_range."""
+    _call("close_range", first, last, Flags("CLOSE_RANGE_", flags))
+
+
+def openat2(directory: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """open(2) with a rule for the walk (RESOLVE_*); returns a descriptor, close-on-exec. man 2 openat2."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    return _call("openat2", directory, path, how, len(how))
+
+
+def open_tree(directory: int, path: str, flags: int) -> int:
+    """Take a mount in hand, or a copy of it that is mounted nowhere yet. man 2 open_tree."""
+    return _call("open_tree", directory, path, flags)
+
+
+def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:
+    """Put a mount somewhere else, or one in hand somewhere at last. man 2 move_mount."""
+    _call("move_mount", from_fd, from_path, to_fd, to_path, Flags("MOVE_MOUNT_", flags))
+
+
+def mount_setattr(fd: int, path: str, flags: int, set_: int = 0, clear: int = 0, userns_fd: int = 0) -> None:
+    """Change the attributes (MOUNT_ATTR_*) of a mount, with AT_RECURSIVE of all below. man 2 mount_setattr."""
+    attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
+    _call("mount_setattr", fd, path, Flags("AT_", flags), attributes, len(attributes))
