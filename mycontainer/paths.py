@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mycontainer import syscalls
 from mycontainer.errors import ContainerError
@@ -69,18 +69,21 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
     """``mkdir -p`` inside ``root``; returns a descriptor of the last directory.
 
     Each step opens what is there (symlinks are followed inside the root) and makes what is not, so at no
-    time is a path trusted that was only looked at. Raises NotADirectoryError, or FileExistsError for a
-    symlink that leads nowhere.
+    time is a path trusted that was only looked at. Raises NotADirectoryError for a file in the way, and
+    FileNotFoundError for a symlink that leads nowhere.
     """
     names = [name for name in path.split("/") if name not in ("", ".")]
     here = open_in_root(root, "/", os.O_PATH | os.O_DIRECTORY)
     for depth, name in enumerate(names, 1):
+        upto = "/".join(names[:depth])
         try:
-            below = open_in_root(root, "/".join(names[:depth]), os.O_PATH | os.O_DIRECTORY)
+            below = open_in_root(root, upto, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
-            os.mkdir(name, mode, dir_fd=here)
-            below = open_in_root(root, "/".join(names[:depth]), os.O_PATH | os.O_DIRECTORY)
-        os.close(here)
+            with suppress(FileExistsError):  # a broken symlink, or somebody made it just now
+                os.mkdir(name, mode, dir_fd=here)
+            below = open_in_root(root, upto, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            os.close(here)
         here = below
     return here
 
@@ -110,10 +113,10 @@ def target(root: str, path: str, directory: bool = True) -> Iterator[str]:
     try:
         fd = make_directories(root_fd, path) if directory else make_file(root_fd, path)
     except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        if error.errno not in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP):
             raise
-        raise ContainerError(f"cannot mount on {path}", error.strerror or "",
-                             "The root file system has a file or a broken symlink where a directory must be.") from error
+        hint = "The root file system has a file or a broken symlink where a mount point must be."
+        raise ContainerError(f"cannot mount on {path}", error.strerror or "", hint) from error
     finally:
         os.close(root_fd)
     try:

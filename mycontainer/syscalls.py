@@ -34,37 +34,33 @@ MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 2
 # linux/mount.h: the newer calls, which work on descriptors and on whole trees
 OPEN_TREE_CLONE = 0x1
-OPEN_TREE_CLOEXEC = 0x80000
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
-MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x100000
 # linux/fcntl.h, linux/openat2.h, linux/close_range.h, linux/prctl.h
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 CLOSE_RANGE_CLOEXEC = 4
 PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
 # The number of each call: asm/unistd_64.h for x86_64, asm-generic/unistd.h for aarch64. From 424 on
 # every architecture has the same.
 NUMBERS = {
-    "x86_64": {"chdir": 80, "fchdir": 81, "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165,
+    "x86_64": {"chdir": 80, "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165,
                "umount2": 166, "sethostname": 170, "unshare": 272, "setns": 308},
-    "aarch64": {"chdir": 49, "fchdir": 50, "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40,
+    "aarch64": {"chdir": 49, "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40,
                 "umount2": 39, "sethostname": 161, "unshare": 97, "setns": 268},
 }
 NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "openat2": 437,
@@ -72,16 +68,14 @@ NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "
 
 class Flags(int):
     """An int that prints as the kernel's names: ``MS_BIND|MS_REC``."""
-
-    prefix: str
+    prefix = ""
 
     def __new__(cls, prefix: str, value: int) -> Flags:
-        flags = super().__new__(cls, value)
-        flags.prefix = prefix
+        (flags := super().__new__(cls, value)).prefix = prefix
         return flags
 
     def __repr__(self) -> str:
-        names = [name for name, bit in globals().items() if name.startswith(self.prefix) and 0 < bit & self]
+        names = (n for n, bit in globals().items() if n.startswith(self.prefix) and bit & self > 0)
         return "|".join(names) or "0"
 
 
@@ -107,11 +101,8 @@ _call = _kernel
 
 def describe(name: str, *arguments: object) -> str:
     """The call as strace would show it: ``mount("proc", "/proc", "proc", MS_NOSUID, NULL)``."""
-    def show(argument: object) -> str:
-        if argument is None:
-            return "NULL"
-        return f'"{argument}"' if isinstance(argument, str) else repr(argument)
-    return f"{name}({', '.join(show(a) for a in arguments)})"
+    shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else repr(a) for a in arguments)
+    return f"{name}({', '.join(shown)})"
 
 
 @contextmanager
@@ -159,7 +150,7 @@ def umount2(target: str, flags: int = 0) -> None:
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """Make ``new_root`` the root of this mount namespace, the old one hangs at ``put_old``. man 2 pivot_root."""
+    """Make ``new_root`` this mount namespace's root; the old one hangs at ``put_old``. man 2 pivot_root."""
     _call("pivot_root", new_root, put_old)
 
 
@@ -171,11 +162,6 @@ def chroot(path: str) -> None:
 def chdir(path: str) -> None:
     """Change the working directory. man 2 chdir."""
     _call("chdir", path)
-
-
-def fchdir(fd: int) -> None:
-    """Change the working directory to an open one. man 2 fchdir."""
-    _call("fchdir", fd)
 
 
 def sethostname(name: str) -> None:
@@ -210,6 +196,6 @@ def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: in
 
 
 def mount_setattr(fd: int, path: str, flags: int, set_: int = 0, clear: int = 0, userns_fd: int = 0) -> None:
-    """Change the attributes (MOUNT_ATTR_*) of a mount, with AT_RECURSIVE of all below. man 2 mount_setattr."""
+    """Change a mount's attributes (MOUNT_ATTR_*), with AT_RECURSIVE of all below. man 2 mount_setattr."""
     attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
     _call("mount_setattr", fd, path, Flags("AT_", flags), attributes, len(attributes))
