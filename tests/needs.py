@@ -1,0 +1,69 @@
+"""What a test needs of the machine. Every skip says which need was not met.
+
+Use: `from needs import needs_root, needs_tool`, then `@needs_root` or `@needs_tool("lsns", "util-linux")`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@functools.cache
+def userns_refusal() -> str:
+    """Why this user cannot make a user namespace and mount in it; empty when they can.
+
+    A mount is tried, not only `unshare`: Ubuntu's AppArmor restriction and Docker's seccomp filter let the
+    namespace be made and refuse what it is for.
+    """
+    unshare = shutil.which("unshare")
+    if not unshare:
+        return "unshare is not installed (util-linux)"
+    trial = [unshare, "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    done = subprocess.run(trial, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"unshare exits with {done.returncode}"
+
+
+def has_subids() -> bool:
+    """Whether /etc/subuid and /etc/subgid hold a range for this user (subuid(5))."""
+    names = {str(os.getuid())}
+    try:
+        names.add(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # a uid without an account has no range by name either
+        pass
+    return all(_owners(file) & names for file in ("/etc/subuid", "/etc/subgid"))
+
+
+def _owners(file: str) -> set[str]:
+    path = Path(file)
+    return {line.partition(":")[0] for line in path.read_text().splitlines()} if path.exists() else set()
+
+
+def needs_tool(name: str, package: str = "") -> pytest.MarkDecorator:
+    """Skip unless the program `name` is on PATH; `package` tells the reader what brings it."""
+    hint = f" (Debian package {package})" if package else ""
+    return pytest.mark.skipif(not shutil.which(name), reason=f"needs the program {name}{hint}")
+
+
+def needs_module(name: str) -> pytest.MarkDecorator:
+    """Skip unless the Python module `name` can be imported; it is looked up, not imported."""
+    missing = importlib.util.find_spec(name) is None
+    return pytest.mark.skipif(missing, reason=f"needs the Python module {name}")
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user")
+needs_userns = pytest.mark.skipif(bool(userns_refusal()), reason=f"needs user namespaces: {userns_refusal()}")
+needs_subids = pytest.mark.skipif(
+    not has_subids() or not shutil.which("newuidmap"),
+    reason="needs subordinate ids: a line in /etc/subuid and /etc/subgid, and newuidmap (Debian package uidmap)",
+)
+_no_lab = userns_refusal() or ("" if importlib.util.find_spec("ipykernel") else "ipykernel is not installed")
+needs_lab = pytest.mark.skipif(bool(_no_lab), reason=f"needs the lab: {_no_lab}")
