@@ -198,4 +198,4 @@ def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: in
 def mount_setattr(fd: int, path: str, flags: int, set_: int = 0, clear: int = 0, userns_fd: int = 0) -> None:
     """Change a mount's attributes (MOUNT_ATTR_*), with AT_RECURSIVE of all below. man 2 mount_setattr."""
     attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
-    _call("mount_setattr", fd, path, Flags("AT_", flags), attributes, len(attributes))
+    _call("mount_setattr", fd, path, Flags("AT_", flags), attributes, 32)
