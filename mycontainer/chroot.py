@@ -131,6 +131,21 @@ def _mount_devpts(target: str) -> None:
         syscalls.mount("devpts", target, "devpts", MS_NOSUID | MS_NOEXEC, options)
 
 
+def furnish(root: str, own_pids: bool = True, own_net: bool = True) -> None:
+    """Mount /proc, /sys and /dev inside ``root``, to be called in the namespaces that they shall show.
+
+    Without a PID namespace of our own /proc is that of the outside; without a network namespace of our
+    own there is no /sys, since it would bring the outside's devices and cgroups along.
+    """
+    if own_pids:
+        mount_proc(root)
+    else:
+        bind("/proc", root, "proc")
+    if own_net:
+        mount_sys(root)
+    make_dev(root)
+
+
 def pivot(root: str) -> None:
     """Make ``root`` the root of this mount namespace, and take everything else away.
 

@@ -30,10 +30,32 @@ class ContainerError(Exception):
         return f"{self.what}: {self.reason}" if self.reason else self.what
 
 
-def explain(what: str, error: OSError, hint: str = "", exit_code: int = EXIT_OURS) -> ContainerError:
-    """Turn a failed system call into a ContainerError; the call's own hint serves when none is given."""
-    hint = hint or " ".join(getattr(error, "__notes__", []))
-    return ContainerError(what, error.strerror or str(error), hint, exit_code)
+def explain(what: str, error: BaseException, hint: str = "", exit_code: int = EXIT_OURS) -> ContainerError:
+    """Turn any failure into a ContainerError; a system call tells which it was, and its own hint serves."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+    return ContainerError(what, reason, hint or " ".join(getattr(error, "__notes__", [])), exit_code)
+
+
+def explain_exec(name: str, error: OSError, exists: bool) -> ContainerError:
+    """Why a command did not start: with the exit code of a shell, and a guess where people stumble.
+
+    execve(2) says "No such file or directory" in three cases: the file is missing, or its interpreter (the
+    path in a script's first line), or its dynamic loader (a program from another distribution). ``exists``
+    tells the first from the others.
+    """
+    what = f"cannot run {name}"
+    if error.errno == errno.ENOENT and exists:
+        return ContainerError(what, "its interpreter or its dynamic loader is not in this root file system",
+                              "A script names it in its first line; for a program ask: readelf -l FILE",
+                              EXIT_NOT_FOUND)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        where = "" if "/" in name else " in the PATH of the container"
+        return ContainerError(what, f"no such command{where}", "", EXIT_NOT_FOUND)
+    hint = {errno.EACCES: "A directory, or a file without the right to be executed: chmod +x",
+            errno.ENOEXEC: "Neither a program for this processor nor a script that starts with #!"}
+    return ContainerError(what, error.strerror or "", hint.get(error.errno or 0, ""), EXIT_CANNOT_RUN)
 
 
 # What a call's errno most often means, for people who meet it for the first time.

@@ -8,23 +8,25 @@ somebody asked otherwise. unshare(2) leaves one for a new one, setns(2) joins on
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
-import subprocess
+import socket
+import struct
 from collections.abc import Iterable, Sequence
 
 from mycontainer import syscalls
 from mycontainer.errors import ContainerError
-from mycontainer.syscalls import (
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER,
-    CLONE_NEWUTS,
-)
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h: set a network device's flags; "up"
 
 # The order to join them in. The user namespace first: it brings the rights for all the others. The mount
 # namespace last: behind it the paths of this side are gone. (The kernel's name for it, from a time when it
 # was the only one, is "mnt", and its flag just NEWNS.)
-FLAGS = {"user": CLONE_NEWUSER, "cgroup": CLONE_NEWCGROUP, "ipc": CLONE_NEWIPC, "uts": CLONE_NEWUTS,
-         "net": CLONE_NEWNET, "pid": CLONE_NEWPID, "time": CLONE_NEWTIME, "mnt": CLONE_NEWNS}
+FLAGS = {
+    "user": syscalls.CLONE_NEWUSER, "cgroup": syscalls.CLONE_NEWCGROUP, "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS, "net": syscalls.CLONE_NEWNET, "pid": syscalls.CLONE_NEWPID,
+    "time": syscalls.CLONE_NEWTIME, "mnt": syscalls.CLONE_NEWNS,
+}
 ORDER = tuple(FLAGS)
 
 # What unshare and setns change for our *children* only: a process keeps its own pid and its own clocks.
@@ -98,6 +100,9 @@ def _write(pid: int, name: str, text: str) -> None:
 
 
 def _ask_helper(program: str, pid: int, id_map: IdMap) -> None:
+    import shutil  # these two are slow to load, and root never needs them
+    import subprocess
+
     if not shutil.which(program):
         raise ContainerError("cannot map more than one id", f"{program} is not installed",
                              "It comes with the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora).")
@@ -154,3 +159,9 @@ def keep(pid: int, kind: str, path: str) -> None:
     """
     os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o644))
     syscalls.mount(f"/proc/{pid}/ns/{kind}", path, None, syscalls.MS_BIND)
+
+
+def raise_loopback() -> None:
+    """Switch on ``lo``: a new network namespace has nothing else, and even that is down. man 7 netdevice."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
