@@ -40,7 +40,7 @@ class Thing(NamedTuple):
 
 
 class Process(NamedTuple):
-    """From /proc/PID/stat (proc_pid_stat(5)); `start`, in clock ticks, tells a reused pid from the old one."""
+    """From /proc/PID/stat (proc_pid_stat(5)); `start`, in clock ticks, tells a reused pid from the old."""
 
     pid: int
     parent: int
@@ -70,7 +70,11 @@ def is_ours(process: Process, everyone: dict[int, Process]) -> bool:
     parent died is given to an ancestor of ours (init, or a subreaper): such an orphan, in namespaces that are
     not ours, is taken for ours as well.
     """
-    if _carries_marker(process.pid) or os.getpid() in _ancestors(process.pid, everyone):
+    if os.getpid() in _ancestors(process.pid, everyone):
+        return True
+    if process.state == "Z":  # it is init that has still to wait for it, and init takes its time
+        return False
+    if _carries_marker(process.pid):
         return True
     return process.parent in _ancestors(os.getpid(), everyone) and _in_other_namespaces(process.pid)
 
@@ -188,9 +192,9 @@ def snapshot() -> frozenset[Thing]:
     return frozenset(thing for look in LOOKS for thing in look())
 
 
-def left_over(before: frozenset[Thing], patience: float = PATIENCE) -> list[Thing]:
-    """What is here now, was not here `before`, and is ours; waits up to `patience` seconds for it to go."""
-    deadline = time.monotonic() + patience
+def left_over(before: frozenset[Thing]) -> list[Thing]:
+    """What is here now, was not here `before`, and is ours; waits up to PATIENCE seconds for it to go."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         new = _only_ours(snapshot() - before)
         if not new or time.monotonic() > deadline:
@@ -235,10 +239,6 @@ def _words(file: Path) -> list[str]:
         return []
 
 
-class Leak(AssertionError):
-    """A test left something behind."""
-
-
 class LeakCheck:
     """The pytest plugin: compares before set-up and after tear-down, and raises in the tear-down."""
 
@@ -276,23 +276,29 @@ class LeakCheck:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         try:
-            return (yield)
-        finally:
-            if is_cell(item) and nextitem is not None and nextitem.parent is item.parent:
-                for thing in snapshot() - self.before:
-                    self.first_seen.setdefault(thing, item.name)
-            else:
-                self.compare(item)
+            result = yield
+        except BaseException as broken:  # the tear-down failed by itself: tell both
+            broken.add_note(self.accusation(item, nextitem))
+            raise
+        if accusation := self.accusation(item, nextitem):
+            pytest.fail(accusation, pytrace=False)
+        return result
 
-    def compare(self, item: pytest.Item) -> None:
-        """Raise Leak if `item`, or the notebook that ends with it, left something behind."""
-        allowed = self.before.union(*self.owned.values())
-        leaked = left_over(allowed)
-        if leaked:
-            name = item.parent.name if self.notebook and item.parent else item.nodeid
-            raise Leak(f"{name} leaked\n" + "\n".join(f"  {thing}{self.origin(thing)}" for thing in leaked))
+    def accusation(self, item: pytest.Item, nextitem: pytest.Item | None) -> str:
+        """What `item`, or the notebook that ends with it, left behind; empty when that is nothing."""
+        if is_cell(item) and nextitem is not None and nextitem.parent is item.parent:
+            for thing in snapshot() - self.before:
+                self.first_seen.setdefault(thing, item.name)
+            return ""
+        leaked = left_over(self.before.union(*self.owned.values()))
+        if is_cell(item):  # cells run in the kernel: the descriptors here are those of nbval's own event loop
+            leaked = [thing for thing in leaked if thing.kind != "descriptor"]
+        name = item.parent.name if is_cell(item) and item.parent else item.nodeid
+        lines = [f"  {thing}{self.origin(thing)}" for thing in leaked]
+        return "\n".join([f"LEAK: {name} leaves behind", *lines]) if lines else ""
 
     def origin(self, thing: Thing) -> str:
+        """Who made it, where that is known: a wider fixture, or a cell of the notebook."""
         plain = next((known for known in self.maker if known[:2] == thing[:2]), None)
         if plain:
             return f" (made by {self.maker[plain]})"

@@ -63,7 +63,7 @@ needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary use
 needs_userns = pytest.mark.skipif(bool(userns_refusal()), reason=f"needs user namespaces: {userns_refusal()}")
 needs_subids = pytest.mark.skipif(
     not has_subids() or not shutil.which("newuidmap"),
-    reason="needs subordinate ids: a line in /etc/subuid and /etc/subgid, and newuidmap (Debian package uidmap)",
+    reason="needs subordinate ids: lines in /etc/subuid and /etc/subgid, newuidmap (Debian package uidmap)",
 )
 _no_lab = userns_refusal() or ("" if importlib.util.find_spec("ipykernel") else "ipykernel is not installed")
 needs_lab = pytest.mark.skipif(bool(_no_lab), reason=f"needs the lab: {_no_lab}")
