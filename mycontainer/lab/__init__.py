@@ -1,0 +1,41 @@
+"""The lab: what a notebook needs to try container code safely. ``from mycontainer import lab``.
+
+Names are looked up when first used, so that importing the lab costs nothing and drags nothing in.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_HOME = {  # name: the module that it lives in
+    "run": "child", "child": "child", "sh": "child",
+    "check": "check", "hint": "hints", "solution": "hints",
+    "predict": "predict", "reveal": "predict",
+    "progress": "progress", "reset": "progress", "mine": "progress",
+    "trace": "trace",
+    "source": "source",
+}
+
+
+class _Lab(ModuleType):
+    """Keeps ``lab.check`` the function, where the import system would put the module check.py."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+sys.modules[__name__].__class__ = _Lab
