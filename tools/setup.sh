@@ -58,6 +58,7 @@ look_for_packages() {
     need runuser util-linux "runs the tests as that user"
     need nsenter util-linux "what the tests compare joining with"
     need readelf binutils "what the tests compare our reading of programs with"
+    need shellcheck shellcheck "reads our shell scripts"
     need git git "copies the project for the ordinary user's tests"
 }
 
