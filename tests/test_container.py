@@ -226,7 +226,8 @@ def in_namespace(pid: int, other: int) -> bool:
 
 
 @needs_root
-def test_a_command_that_changes_its_user_does_not_outlive_the_caller(image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["caller", "runner"])
+def test_a_command_that_changes_its_user_is_ended_too(image: str, tmp_path: Path, victim: str) -> None:
     """setuid clears the parent-death signal (prctl(2)): the runner must take PID 1 along all the same."""
     code = CALLER.replace("root))", "root), uid_map=[(0, 700000, 1000)], gid_map=[(0, 700000, 1000)])")
     command = ["su", "-s", "/bin/sh", "nobody", "-c", "exec sleep 60"]
@@ -246,9 +247,23 @@ def test_a_command_that_changes_its_user_does_not_outlive_the_caller(image: str,
         while "Uid:\t700099" not in Path(f"/proc/{pid_1}/status").read_text() and time.monotonic() < end:
             time.sleep(0.01)
         assert "Uid:\t700099" in Path(f"/proc/{pid_1}/status").read_text()
-        caller.kill()
+        os.kill({"caller": caller.pid, "runner": runner}[victim], signal.SIGKILL)
         assert gone(runner)
         assert gone(pid_1)
+        caller.kill()
+
+
+@pytest.mark.parametrize("where", ["namespaces.write_map", "container.Process.__init__"])
+def test_the_caller_dies_at_a_meeting_point(image: str, tmp_path: Path, where: str) -> None:
+    """The runner waits for its maps, or PID 1 for its go; nobody will ever say it. The leak check looks."""
+    at = f"{where} = lambda *_: (print(_[-1], flush=True), os.kill(os.getpid(), 9))\n"
+    dies = "import os\nfrom mycontainer import namespaces\n" + CALLER.replace(
+        "process =", at + "process =", 1)
+    with subprocess.Popen([sys.executable, "-c", dies, str(tmp_path), image, "sleep", "60"],
+                          stdout=subprocess.PIPE) as caller:
+        assert caller.stdout
+        assert caller.stdout.readline()
+        assert caller.wait() == -signal.SIGKILL
 
 
 def test_killed_at_any_moment_of_the_start(image: str, tmp_path: Path) -> None:
