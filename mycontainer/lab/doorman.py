@@ -1,0 +1,147 @@
+"""The process at the lab's door: made by the launcher, it makes the namespaces, then carries the bytes.
+
+    launcher       outside: owns the limits, the progress file and the listeners; takes everything down
+    └── doorman    in a first user namespace, where it puts the root together; later it joins the lab's
+        │          network namespace and relays. Nothing in the lab can see or signal it.
+        └── porter in a second user namespace and all the others; it forks PID 1 and is gone, because
+            │      unshare(CLONE_NEWPID) moves only children
+            └── PID 1        finishes the root, reaps
+                └── kernel   ipykernel
+
+Why two user namespaces: see sandbox.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mycontainer import chroot, namespaces, syscalls
+from mycontainer.errors import ContainerError, explain
+from mycontainer.lab import channel, init, relay, sandbox
+from mycontainer.lab.channel import Channel
+
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36  # linux/prctl.h
+
+
+class Errand(NamedTuple):
+    """What the doorman is given."""
+
+    launcher: int                               # its pid
+    layout: sandbox.Layout
+    payload: init.Payload
+    ends: init.Ends
+    listeners: list[tuple[socket.socket, relay.Address]]
+    before: Callable[[], None]                  # limits that a process can only set for itself
+
+
+def main(errand: Errand, launcher: Channel) -> int:
+    """Outside, the doorman: from the fork to the end of the lab. Returns the kernel's exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the whole process group gets them, the launcher decides
+    os.umask(0o022)
+    channel.close_all_but(launcher.socket.fileno(), *errand.ends,
+                          *(listener.fileno() for listener, _ in errand.listeners))
+    try:
+        launcher.send(channel.JOINING)
+        launcher.expect(channel.JOINED)
+        enter_first(errand, launcher)
+        pidfd, pid = make_lab(errand, launcher)
+        net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        syscalls.setns(net, syscalls.CLONE_NEWNET)
+        os.close(net)
+        chroot.pivot(sandbox.ROOT)  # or this copy of the host's mounts would keep its disks busy
+    except BaseException as error:
+        launcher.fail(error)
+        return 125
+    launcher.send(channel.RUNNING, init=pid)
+    for fd in errand.ends:
+        os.close(fd)
+    return carry(errand, pid, pidfd)
+
+
+def enter_first(errand: Errand, launcher: Channel) -> None:
+    """The first user namespace: from here on we are nobody on the host. Put the root together."""
+    errand.before()
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+    except OSError as error:
+        raise explain("cannot make a user namespace", error) from error
+    launcher.send(channel.UNSHARED)
+    _, trees = launcher.expect(channel.MAPPED)
+    namespaces.become_root()
+    # After the change of user, which clears it. prctl(2)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != errand.launcher:
+        raise ContainerError("cannot start the lab", "the launcher is gone")
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # It also gave our /proc files, and those of our children, to the host's root: we write the porter's maps.
+    syscalls.prctl(PR_SET_DUMPABLE, 1)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        sandbox.assemble(errand.layout, trees)
+    except OSError as error:
+        raise explain("cannot put the lab's root together", error) from error
+
+
+def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
+    """Fork the porter and, through it, PID 1; returns (a pidfd of PID 1, its pid as seen from here)."""
+    ours, theirs = Channel.pair()
+    porter = os.fork()
+    if porter == 0:  # the porter, and from its fork on PID 1
+        channel.close_all_but(theirs.socket.fileno(), *errand.ends)
+        code = 125
+        try:
+            code = _porter(errand, theirs)
+        except BaseException as error:
+            theirs.fail(error)
+        finally:
+            os._exit(code)
+    theirs.close()
+    ours.expect(channel.UNSHARED)
+    everybody = [(inside, inside, count) for inside, _, count in namespaces.own_ids("uid_map")]
+    every_group = [(inside, inside, count) for inside, _, count in namespaces.own_ids("gid_map")]
+    namespaces.write_map(porter, everybody, every_group)
+    ours.send(channel.MAPPED)
+    pid = ours.expect(channel.BORN)[0]["pid"]
+    pidfd = os.pidfd_open(pid)
+    os.waitpid(porter, 0)
+    ours.send(channel.GO)
+    ours.expect(channel.RUNNING)
+    ours.close()
+    return pidfd, pid
+
+
+def _porter(errand: Errand, doorman: Channel) -> int:
+    """Inside all of the lab's namespaces, but not yet in the PID namespace."""
+    namespaces.create(init.OWN_NAMESPACES)
+    doorman.send(channel.UNSHARED)
+    doorman.expect(channel.MAPPED)
+    namespaces.become_root()
+    child = os.fork()
+    if child:
+        doorman.send(channel.BORN, pid=child)
+        return 0
+    # Inside, PID 1, before pivot_root. Its parent is now the doorman, the nearest subreaper.
+    doorman.expect(channel.GO)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    init.finish_root(errand.payload)
+    kernel = init.start(errand.payload, errand.ends) if errand.payload.argv else 0
+    doorman.send(channel.RUNNING)
+    doorman.close()
+    os.close(errand.ends.progress)
+    os.close(errand.ends.output)
+    return init.serve(kernel, errand.ends.lifeline)
+
+
+def carry(errand: Errand, pid: int, pidfd: int) -> int:
+    """Relay between the two networks until PID 1 has ended; returns its exit code."""
+    carrier = relay.Relay()
+    for listener, inside in errand.listeners:
+        carrier.publish(listener, inside)
+    carrier.watch(pidfd, lambda: carrier.end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    code = carrier.run()
+    return code if code >= 0 else 128 - code

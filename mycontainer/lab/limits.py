@@ -1,0 +1,148 @@
+"""What the lab may use up: memory and processes, where the machine lets us say so.
+
+In this order, the first that works:
+
+- a cgroup: of a systemd scope that is delegated to us, or one that root makes at ``/mycontainer/lab-…``;
+- rlimits: the number of processes holds for the whole lab, since the limit that a process has when it makes
+  a user namespace becomes that namespace's; the one on memory only for each process. man 2 getrlimit.
+
+Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/; systemd's CGROUP_DELEGATION.md.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+CGROUPS = "/sys/fs/cgroup"
+OURS = "mycontainer"
+PROCESSES = 1024
+
+# cgroup v1: one hierarchy for each kind of resource. (hierarchy, file with the limit, what it limits)
+V1 = (("memory", "memory.limit_in_bytes", "memory"), ("pids", "pids.max", "processes"))
+V2 = (("memory.max", "memory"), ("pids.max", "processes"))
+
+
+def memory() -> int:
+    """The lab's share of this machine's memory in bytes: a half."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+class Limits:
+    """The limits of one lab. ``in_force`` tells which hold, and how: {"memory": "cgroup", …}."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.directories: list[str] = []
+        self.in_force: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Make the cgroups, outside and before the lab's first process."""
+        amount = {"memory": memory(), "processes": PROCESSES}
+        for directory, file, kind in self._places():
+            try:
+                os.makedirs(directory, exist_ok=True)
+                if directory not in self.directories:
+                    self.directories.append(directory)
+                _write(f"{directory}/{file}", str(amount[kind]))
+                self.in_force[kind] = "cgroup"
+            except OSError:
+                pass  # not ours to do on this machine: the next best limit takes its place
+        for kind in amount.keys() - self.in_force.keys():
+            self.in_force[kind] = "rlimit"
+
+    def _places(self) -> Iterator[tuple[str, str, str]]:
+        """Where limits can be set: (directory to make, file, kind)."""
+        if os.path.exists(f"{CGROUPS}/cgroup.controllers"):
+            yield from self._places_v2()
+        elif os.geteuid() == 0:
+            for hierarchy, file, kind in V1:
+                if os.path.isdir(f"{CGROUPS}/{hierarchy}") and os.path.ismount(f"{CGROUPS}/{hierarchy}"):
+                    yield f"{CGROUPS}/{hierarchy}/{OURS}/{self.name}", file, kind
+
+    def _places_v2(self) -> Iterator[tuple[str, str, str]]:
+        parent = f"{CGROUPS}/{OURS}" if os.geteuid() == 0 else delegated()
+        if parent is None:
+            return
+        try:
+            os.makedirs(parent, exist_ok=True)
+            for directory in ([CGROUPS, parent] if os.geteuid() == 0 else [parent]):
+                _write(f"{directory}/cgroup.subtree_control", "+memory +pids")
+        except OSError:
+            return
+        for file, kind in V2:
+            yield f"{parent}/{self.name}", file, kind
+
+    def join(self, pid: int) -> None:
+        """Put the single-threaded process ``pid`` under the limits; its children follow.
+
+        v1's ``tasks`` moves a thread at once, where ``cgroup.procs`` waits for a grace period of the kernel.
+        """
+        for directory in self.directories:
+            tasks = f"{directory}/tasks"
+            _write(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", str(pid))
+
+    def set_own(self) -> None:
+        """Set the rlimits that make up for missing cgroups; called by the lab's first process."""
+        if self.in_force.get("processes") == "rlimit":
+            _lower(resource.RLIMIT_NPROC, _processes_of(os.getuid()) + PROCESSES)
+        if self.in_force.get("memory") == "rlimit":
+            _lower(resource.RLIMIT_DATA, memory())
+
+    def remove(self) -> None:
+        """Remove the cgroups, when nobody is left in them; what still is busy the next start sweeps."""
+        remove(self.directories)
+
+
+def delegated() -> str | None:
+    """The v2 cgroup that systemd delegated to this process (see launcher.py), or None."""
+    if not os.environ.get("MYCONTAINER_SCOPE"):
+        return None
+    with open("/proc/self/cgroup") as rows:
+        own = next((row.rstrip("\n")[3:] for row in rows if row.startswith("0::")), "")
+    scope = CGROUPS + own
+    if not own.endswith(".scope") or not os.access(f"{scope}/cgroup.subtree_control", os.W_OK):
+        return None
+    try:  # "no internal processes": one that passes controllers on to its children holds none itself
+        os.makedirs(f"{scope}/outside", exist_ok=True)
+        _write(f"{scope}/outside/cgroup.procs", str(os.getpid()))
+    except OSError:
+        return None
+    return scope
+
+
+def remove(directories: list[str]) -> None:
+    """Remove cgroups and what was made below them; leaves those that still hold a process."""
+    for top in directories:
+        for directory, _, _ in os.walk(top, topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass
+
+
+def _lower(kind: int, limit: int) -> None:
+    soft, hard = resource.getrlimit(kind)
+    ceilings = [one for one in (limit, soft, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min(ceilings), min(ceilings)))
+
+
+def _processes_of(uid: int) -> int:
+    """How many tasks a user has: what RLIMIT_NPROC is compared with."""
+    count = 0
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{name}").st_uid == uid:
+                count += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:
+            pass  # it has ended meanwhile
+    return count
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

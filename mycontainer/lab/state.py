@@ -1,0 +1,89 @@
+"""Which labs there are: a small file for each, locked while its launcher lives.
+
+A lock ends with the process that holds it, however it ends. So a file that can be locked belongs to a lab
+that is gone, and whoever finds it clears up what could not vanish by itself: cgroups, socket files.
+man 2 flock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mycontainer import paths
+from mycontainer.lab import limits
+
+
+def directory() -> str:
+    """The directory of the state files, made if need be."""
+    path = f"{paths.runtime_dir()}/labs"
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+class State:
+    """The state file of one lab, held by its launcher."""
+
+    def __init__(self, name: str) -> None:
+        self.path = f"{directory()}/{name}.json"
+        self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+
+    def write(self, **facts: Any) -> None:
+        """Say what there is to find, and to clear up. Written in one go: readers see all of it or nothing."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, json.dumps(facts).encode(), 0)
+
+    def remove(self) -> None:
+        os.remove(self.path)
+        os.close(self.fd)
+
+
+def labs() -> Iterator[dict[str, Any]]:
+    """The facts of every lab of this user that runs."""
+    for path in _files():
+        try:
+            with open(path) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # its launcher lives
+            yield from _read(path)
+        except OSError:
+            pass
+
+
+def sweep() -> None:
+    """Clear up after labs whose launcher could not do it itself."""
+    for path in _files():
+        try:
+            with open(path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for facts in _read(path):
+                    limits.remove(facts.get("cgroups", []))
+                    for leftover in facts.get("sockets", []):
+                        _remove(leftover)
+                _remove(path)
+        except OSError:
+            pass  # it runs, or another sweep was here first
+
+
+def _files() -> list[str]:
+    base = directory()
+    return [f"{base}/{name}" for name in os.listdir(base) if name.endswith(".json")]
+
+
+def _read(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path) as file:
+            return [json.load(file)]
+    except (OSError, ValueError):
+        return []  # being written right now
+
+
+def _remove(path: str) -> None:
+    try:
+        os.remove(path)
+    except OSError:
+        pass
