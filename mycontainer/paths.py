@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mycontainer import syscalls
-from mycontainer.errors import ContainerError
+from mycontainer.errors import ContainerError, explain
 
 LOOKUP = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
@@ -32,21 +32,26 @@ def data_dir() -> str:
 
 
 def runtime_dir() -> str:
-    """The directory of what a reboot may take (state, sockets), made with mode 0700 if need be.
+    """The directory of what a reboot may take (state, sockets), made if need be: only we can write to it.
 
     Raises ContainerError if somebody else owns it: in /tmp anybody could have been there first.
     """
     if os.geteuid() == 0:
         path = "/run/mycontainer"
-    elif base := os.environ.get("XDG_RUNTIME_DIR"):
+    elif os.access(base := os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):  # after su(1) it is another user's
         path = os.path.join(base, "mycontainer")
     else:
         path = f"/tmp/mycontainer-{os.geteuid()}"
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise explain(f"cannot make {path}", error) from error
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ContainerError(f"cannot use {path}", "not a directory that only you can write to",
                              "Somebody else made it, or its mode is too open: look at it, then remove it.")
+    if os.geteuid() == 0 and stat.S_IMODE(found.st_mode) != 0o711:
+        os.chmod(path, 0o711)  # root of a container is a stranger out here, and must walk through to its root
     return path
 
 

@@ -22,23 +22,28 @@ BLOCK = 512
 FILE, OLD_FILE, SYMLINK, DIRECTORY = b"0", b"\0", b"2", b"5"
 
 
-def unpack(archive: str | os.PathLike[str], directory: str | os.PathLike[str]) -> None:
-    """Unpack the tar ``archive`` into the empty ``directory``: names, modes, contents and symlinks.
+def unpack(archive: str | os.PathLike[str] | bytes, directory: str | os.PathLike[str]) -> None:
+    """Unpack a tar (its path, or its bytes) into the empty ``directory``: names, modes, contents, symlinks.
 
     All files belong to whoever unpacks (a container's root unpacks its own image, whatever its id map),
     and are new. Raises ContainerError for a tar that is damaged, names a file outside of ``directory``,
     or holds something else than files, directories and symlinks; and OSError as the kernel reports it.
     """
-    with open(archive, "rb") as stream:
-        tar = memoryview(stream.read())
+    tar = memoryview(archive if isinstance(archive, bytes) else _read(archive))
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _unpack(tar, root)
     except (ValueError, IndexError) as error:
-        raise ContainerError(f"cannot unpack {os.fspath(archive)}", str(error),
+        name = "the image" if isinstance(archive, bytes) else os.fspath(archive)
+        raise ContainerError(f"cannot unpack {name}", str(error),
                              "Build it again: python -m mycontainer.images.base") from error
     finally:
         os.close(root)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
 
 
 def _unpack(tar: memoryview, root: int) -> None:

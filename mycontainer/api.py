@@ -1,0 +1,148 @@
+"""A container as a person asks for it: an image, a command, a few wishes.
+
+The chapters' functions do what they are told; here is decided what they are told: which namespaces, whose
+ids, where the new root is put together, what the environment holds. `mycontainer run` and the notebooks
+stand on this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from mycontainer import container, images, paths
+from mycontainer.container import Process
+from mycontainer.engine import idmap
+from mycontainer.errors import ContainerError, explain
+
+NETWORKS = ("none", "host")
+USER_NAMESPACES = ("private", "host")
+Volume = tuple[str, str, bool]  # (our path, absolute path inside, read-only)
+
+
+def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
+    """Run a command in a container to its end and return its exit code: `start`, then `Process.wait`."""
+    return start(image, argv, **wishes).wait()  # type: ignore[arg-type]
+
+
+def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, hostname: str | None = None,
+          env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
+          network: str = "none", userns: str = "private") -> Process:
+    """Start a command in a container of its own, and return it running.
+
+    The root file system is a throw-away copy of ``image``; or, with image None, the directory ``rootfs``
+    itself, whose changes stay. ``hostname`` is by default a random id, as Docker's; ``env`` is added to
+    the default environment. ``network`` "none" is a loopback device and nothing else, "host" the host's.
+    ``userns`` "host" leaves the user namespace out: root inside is then root of this machine, so only
+    root may ask for it. Raises ContainerError.
+    """
+    _one_of(network, NETWORKS, "network")
+    _one_of(userns, USER_NAMESPACES, "user namespace")
+    hostname = _checked_hostname(hostname or os.urandom(6).hex())
+    workdir = _absolute(workdir, "working directory")
+    kinds = [kind for kind in container.KINDS
+             if (kind, network) != ("net", "host") and (kind, userns) != ("user", "host")]
+    if "user" not in kinds and os.geteuid() != 0:
+        raise ContainerError("cannot do without a user namespace", "you are not root",
+                             "Leave out --userns host: a user namespace is what gives you the rights.")
+    uid_map, gid_map = idmap.choose_maps() if "user" in kinds else (None, None)
+    root, unpack = _rootfs(rootfs) if image is None else _fresh(image, hostname, workdir)
+    return container.start(argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
+                           volumes=[_checked_volume(volume) for volume in volumes],
+                           env={**_environment(hostname), **(env or {})}, uid_map=uid_map, gid_map=gid_map)
+
+
+def _fresh(image: str, hostname: str, workdir: str) -> tuple[str, Callable[[str], None]]:
+    """The place where a fresh root is mounted, and what fills it.
+
+    The tar is read out here, by us: root of the container may have no right to walk to it.
+    """
+    tar = _read(_find_or_build(image))
+
+    def fill(root: str) -> None:
+        images.unpack(tar, root)
+        _write(root, "etc/hostname", "w", f"{hostname}\n")
+        _write(root, "etc/hosts", "a", f"127.0.0.1\t{hostname}\n")  # many a server looks itself up
+        with paths.target(root, workdir):
+            pass  # it makes what is missing
+
+    return _mount_point(), fill
+
+
+def _find_or_build(image: str) -> str:
+    """The path of an image; the base image is built when it is asked for and was not yet there."""
+    try:
+        return images.find(image)
+    except ContainerError:
+        if image.removesuffix(":latest") != "busybox":
+            raise
+    from mycontainer.images import base  # slow to load, and needed once
+
+    return base.build()
+
+
+def _write(root: str, path: str, mode: str, text: str) -> None:
+    with paths.target(root, path, directory=False) as file, open(file, mode) as stream:
+        stream.write(text)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise explain("cannot read the image", error) from error
+
+
+def _mount_point() -> str:
+    """A directory to mount a fresh root on; in the container's own mount namespace, so one serves for all."""
+    path = os.path.join(paths.runtime_dir(), "root")
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise explain("cannot make the place for the new root", error) from error
+    return path
+
+
+def _rootfs(directory: str | None) -> tuple[str, None]:
+    if not directory:
+        raise ContainerError("nothing to start from", "no image and no root directory")
+    if not os.path.isdir(directory):
+        raise ContainerError(f"cannot use {directory} as a root file system", "not a directory")
+    return os.path.abspath(directory), None
+
+
+def _environment(hostname: str) -> dict[str, str]:
+    """What a command finds in its environment: of ours only the terminal's kind, where there is a terminal."""
+    env = {**container.ENVIRONMENT, "HOSTNAME": hostname}
+    if os.isatty(0) and "TERM" in os.environ:
+        env["TERM"] = os.environ["TERM"]
+    return env
+
+
+def _one_of(word: str, known: Sequence[str], what: str) -> None:
+    if word not in known:
+        raise ContainerError(f"no such {what}: {word}", hint=f"There is: {', '.join(known)}.")
+
+
+def _checked_hostname(name: str) -> str:
+    letters = name.replace("-", "").replace(".", "")
+    if not (name.isascii() and letters.isalnum() and len(name) <= 64 and (name[0] + name[-1]).isalnum()):
+        raise ContainerError(f"not a host name: {name}",
+                             hint="Up to 64 letters, digits, '-' and '.', the latter two not at its ends.")
+    return name
+
+
+def _absolute(path: str, what: str) -> str:
+    if not path.startswith("/"):
+        raise ContainerError(f"not an absolute path: {path}",
+                             hint=f"The {what} is a path inside the container, from its root on.")
+    return path
+
+
+def _checked_volume(volume: Volume) -> Volume:
+    source, inside, readonly = volume
+    if not os.path.lexists(source):
+        raise ContainerError(f"no such file or directory: {source}",
+                             hint="A volume shows something of yours inside, so it has to be there.")
+    return os.path.abspath(source), _absolute(inside, "second part of a volume"), readonly

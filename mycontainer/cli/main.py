@@ -1,0 +1,122 @@
+"""`mycontainer COMMAND ...`: which command, and what a person reads when it fails.
+
+Each command is a module that is loaded when it is asked for: a start of a container should not pay for
+what a doctor knows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mycontainer.errors import EXIT_OURS, ContainerError
+
+HELP = """\
+Usage: mycontainer COMMAND ...
+
+A Linux container runtime that you build yourself, one kernel feature at a time.
+
+Commands:
+  run [OPTIONS] IMAGE [COMMAND [ARGUMENTS...]]
+           run a command in a container, and remove the container
+  demo     show what a container keeps apart, seen from inside and from outside
+  lab      open a shell in the lab: you are root in there, and nothing you do harms this machine
+  images   list the images that are here
+  doctor   try what each chapter needs of this machine, and say how to mend what fails
+
+  mycontainer COMMAND --help   more about a command
+  mycontainer --version        the version
+
+To begin:  mycontainer run busybox sh -c 'hostname; ps; id'
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.run import main
+
+    return main(arguments)
+
+
+def demo(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.demo import main
+
+    return main(arguments) or 0
+
+
+def lab(arguments: Sequence[str]) -> int:
+    from mycontainer.lab.terminal import main
+
+    return main(arguments) or 0
+
+
+def list_images(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.images import main
+
+    return main(arguments)
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.doctor import main
+
+    return main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run, "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; whatever goes wrong is one line, and a hint."""
+    try:
+        code = dispatch(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout:
+            sys.stdout.flush()  # here, where a broken pipe can still be caught
+        return code
+    except ContainerError as error:
+        return complain(str(error), error.hint, error.exit_code)
+    except BrokenPipeError:  # the reader went away ("| head"); nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except KeyboardInterrupt:
+        return 128 + 2
+    except Exception as error:
+        if "MYCONTAINER_DEBUG" in os.environ:
+            raise
+        return complain(f"this is a bug of ours: {type(error).__name__}: {error}",
+                        "MYCONTAINER_DEBUG=1 mycontainer ... shows where it happened.", EXIT_OURS)
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Find the command and run it."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if name in ("--version", "version"):
+        from mycontainer import __version__
+
+        print(f"mycontainer {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise ContainerError(f"no such command: {name}", hint=_suggestion(name))
+    return COMMANDS[name](rest)
+
+
+def complain(line: str, hint: str, code: int) -> int:
+    """Say what failed, and what to try; returns the exit code."""
+    one_line = " ".join(line.split())
+    print(f"mycontainer: {one_line}", *([f"hint: {hint}"] if hint else []), sep="\n", file=sys.stderr)
+    return code
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, n=1)
+    return f"Did you mean: mycontainer {close[0]}" if close else "To see all of them: mycontainer --help"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""`mycontainer run`: a command in a container, as if it ran here: its output, its signals, its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+from mycontainer import api
+from mycontainer.cli import terminal
+from mycontainer.cli.options import Command, Option
+from mycontainer.container import Process
+from mycontainer.errors import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
+    from types import FrameType
+
+RUN = Command(
+    "mycontainer run [OPTIONS] IMAGE [COMMAND [ARGUMENTS...]]",
+    """\
+Run a command in a container of its own: its own root file system, host name,
+processes, users and network. All of it is gone when the command ends.
+
+Without a COMMAND it is sh. Options end at IMAGE: what follows belongs to the
+command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
+    Option("hostname", "the host name inside (default: a random id)", "NAME", "h"),
+    Option("env", "an environment variable; without VALUE: as it is here", "NAME[=VALUE]", "e", many=True),
+    Option("workdir", "the working directory inside, made if missing", "DIR", "w"),
+    Option("volume", "show SRC, a file or directory of yours, as DST inside;\nro: read-only",
+           "SRC:DST[:ro]", "v", many=True),
+    Option("network", "none (default): only a loopback device;\nhost: this machine's", "KIND"),
+    Option("userns", "private (default): root inside is nobody out here;\n"
+                     "host, for root only: root inside is root", "KIND"),
+    Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
+    Option("rm", "always so; accepted for those used to Docker"),
+    Option("interactive", "always so: the command reads your input", letter="i"),
+    epilog="""\
+Exit code: the command's; 128 + N if signal N ended it; 127 no such command in
+there, 126 it cannot be executed, 125 mycontainer itself failed.
+
+Signals are passed on to the command. As process 1 of the container it ignores
+those that it has no handler for; the third Ctrl-C kills it.
+
+Examples:
+  mycontainer run busybox sh -c 'hostname; ps; id'
+  mycontainer run -h web -e COLOUR=green -v .:/work:ro -w /work busybox ls -l""")
+
+DEFAULT_COMMAND = ["sh"]
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+             signal.SIGWINCH)
+PATIENCE = 3  # the third SIGINT or SIGTERM goes on as SIGKILL, as with docker-run(1)
+GRACE = 2     # seconds from SIGHUP to SIGKILL: the terminal is gone, and nobody could press Ctrl-C any more
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, start, wait; returns the exit code."""
+    given, words = RUN.parse(arguments)
+    if "help" in given:
+        print(RUN.help(), end="")
+        return 0
+    wishes: dict[str, object] = {name: given[name][-1] for name in
+                                 ("hostname", "workdir", "network", "userns", "rootfs") if name in given}
+    wishes["env"] = parse_env(given.get("env", []))
+    wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
+    if "rootfs" not in wishes and not words:
+        raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
+    image = None if "rootfs" in wishes else words.pop(0)
+    return attended(lambda: api.start(image, words or DEFAULT_COMMAND, **wishes))  # type: ignore[arg-type]
+
+
+def parse_env(texts: Sequence[str], ours: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Each text is ``NAME=VALUE``; or ``NAME``, which takes our own value along, if there is one."""
+    env = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not name:
+            raise ContainerError(f"not an environment variable: {text}", hint="Write NAME=VALUE, or NAME.")
+        if separator:
+            env[name] = value
+        elif name in ours:
+            env[name] = ours[name]
+    return env
+
+
+def parse_volume(text: str) -> api.Volume:
+    """``SRC:DST``, ``SRC:DST:ro`` or ``SRC:DST:rw``."""
+    source, inside, mode = [*text.split(":"), "rw"][:3] if text.count(":") in (1, 2) else ("", "", "")
+    if not source or not inside or mode not in ("ro", "rw"):
+        raise ContainerError(f"not a volume: {text}", hint="Write SRC:DST or SRC:DST:ro.")
+    return source, inside, mode == "ro"
+
+
+def attended(start: Callable[[], Process]) -> int:
+    """Start a container and stay with it until its end, passing on the signals that we get."""
+    process: Process | None = None
+    early: list[int] = []
+    interruptions = 0
+    outside = os.getpid()
+
+    def forward(number: int, _: FrameType | None) -> None:
+        nonlocal interruptions
+        if os.getpid() != outside:  # a forked child, which has its own ideas in a moment
+            return
+        interruptions += number in (signal.SIGINT, signal.SIGTERM)
+        if process is None:
+            early.append(number)
+            if interruptions >= PATIENCE:
+                raise KeyboardInterrupt
+        else:
+            process.kill(signal.SIGKILL if interruptions >= PATIENCE else number)
+        if number == signal.SIGHUP:
+            signal.alarm(GRACE)
+
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) sets it
+            signal.signal(number, forward)
+    signal.signal(signal.SIGALRM, lambda *_: process.kill() if process else None)
+    with terminal.settings_kept():
+        process = start()
+        for number in early:
+            process.kill(number)
+        return process.wait()
