@@ -133,7 +133,7 @@ def _porter(errand: Errand, doorman: Channel) -> int:
     doorman.send(channel.RUNNING)
     doorman.close()
     os.close(errand.ends.progress)
-    os.close(errand.ends.output)
+    os.close(errand.ends.log)
     return init.serve(kernel, errand.ends.lifeline)
 
 

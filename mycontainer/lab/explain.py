@@ -29,9 +29,9 @@ class Explanation(Kernel):
         """Run nothing; the notebook shows an error with the reason."""
         content = {
             "ename": "NoLab", "evalue": self.reason,
-            "traceback": ["The lab cannot run on this machine, and without it this cell is not run either.",
+            "traceback": ["The lab cannot run on this machine, and outside of it no cell is run.",
                           "", self.reason, *([f"hint: {self.cure}"] if self.cure else []), "",
-                          "In a terminal, 'mycontainer doctor' tells more. After the cure: Kernel > Restart."],
+                          "'mycontainer doctor' in a terminal tells more. After the cure: Kernel > Restart."],
         }
         if not silent:
             self.send_response(self.iopub_socket, "error", content)

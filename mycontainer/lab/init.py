@@ -37,7 +37,7 @@ class Ends(NamedTuple):
 
     lifeline: int   # a pipe that only the launcher writes to: end of file says that the launcher is gone
     progress: int
-    output: int     # what the kernel's stdout and stderr become
+    log: int        # what the kernel's stderr becomes
 
 
 def finish_root(payload: Payload) -> None:
@@ -69,14 +69,18 @@ def start(payload: Payload, ends: Ends) -> int:
 
 
 def become(payload: Payload, ends: Ends) -> None:
-    """Exec the kernel with exactly these descriptors: 0 nothing, 1 and 2 the log, 3 progress."""
+    """Exec the kernel with exactly these descriptors: 0 and 1 nothing, 2 the log, 3 progress.
+
+    What cells print goes over the kernel's own connections; ipykernel writes all of it to 1 once more.
+    """
     os.setsid()
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     _eagerly_killed()
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    spare = [os.dup2(fd, 100 + at) for at, fd in enumerate((nothing, ends.output, ends.output, ends.progress))]
+    nothing = os.open("/dev/null", os.O_RDWR)
+    wanted = (nothing, nothing, ends.log, ends.progress)
+    spare = [os.dup2(fd, 100 + at) for at, fd in enumerate(wanted)]
     for at, fd in enumerate(spare):
         os.dup2(fd, at)
     syscalls.close_range(PROGRESS_FD + 1, 0x7FFFFFFF, syscalls.CLOSE_RANGE_CLOEXEC)
@@ -118,7 +122,7 @@ def serve(kernel: int, lifeline: int) -> int:
 
 def _reap() -> dict[int, int]:
     """Bury all that are dead: pid to exit status."""
-    ended = {}
+    ended: dict[int, int] = {}
     try:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)

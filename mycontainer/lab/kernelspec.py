@@ -1,4 +1,4 @@
-"""Tell Jupyter about the kernel "Container Lab": ``python -m mycontainer.lab.kernelspec install --sys-prefix``.
+"""Tell Jupyter about the kernel "Container Lab": ``python -m mycontainer.lab.kernelspec install``.
 
 A kernelspec is a directory with a ``kernel.json``: the command that starts the kernel.
 https://jupyter-client.readthedocs.io/en/stable/kernels.html

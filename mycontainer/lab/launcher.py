@@ -32,6 +32,7 @@ from mycontainer.lab.record import Recorder
 from mycontainer.lab.state import State, sweep
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+QUIET = "--IPKernelApp.log_level=ERROR"  # not a warning with each start that loopback is not encrypted
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Of the caller's environment the lab gets these; everything else may be a secret, or name a closed path.
 PASSED_ON = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "JPY_SESSION_NAME")
@@ -47,7 +48,7 @@ class Lab:
         self.layout = sandbox.plan(workdir, _images(), more)
         self.limits = Limits(self.name)
         self.sockets: list[str] = []  # socket files to remove at the end
-        self.doorman = self.init = 0
+        self.doorman = self.init = self.initfd = 0
         self.exit_code: int | None = None
 
     def start(self, argv: Sequence[str] = (), connection: Mapping[str, Any] | None = None) -> None:
@@ -57,7 +58,7 @@ class Lab:
         self.parent = watched_parent()
         listeners, inside = publish(connection, self.sockets) if connection else ([], {})
         self.limits.prepare()
-        self._write_state()
+        self.state.write(self.facts())
         progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log, log_inside = os.pipe()
         lifeline, self.lifeline = os.pipe()
@@ -106,7 +107,8 @@ class Lab:
         except OSError as error:
             raise explain("cannot start the lab", error) from error
         self.init = self.channel.expect(channel.RUNNING)[0]["init"]
-        self._write_state()
+        self.initfd = os.pidfd_open(self.init)
+        self.state.write(self.facts())
 
     def _take_trees(self) -> list[int]:
         if os.geteuid() != 0 or namespaces.own_ids() != idmap.EVERYTHING:
@@ -117,9 +119,12 @@ class Lab:
         finally:
             os.close(userns)
 
-    def _write_state(self) -> None:
-        self.state.write(launcher=os.getpid(), init=self.init, server=os.getppid(), started=time.time(),
-                         cgroups=self.limits.directories, sockets=self.sockets)
+    def facts(self) -> dict[str, Any]:
+        """What others must know to join this lab, or to clear up after it."""
+        env = {name: value for name, value in self._environment().items() if name != "MYCONTAINER_LAB_FD"}
+        return {"launcher": os.getpid(), "init": self.init, "server": os.getppid(), "started": time.time(),
+                "cgroups": self.limits.directories, "sockets": self.sockets, "env": env,
+                "workdir": self.layout.workdir}
 
     def _environment(self) -> dict[str, str]:
         passed = {name: value for name, value in os.environ.items()
@@ -159,10 +164,7 @@ class Lab:
     def _obey(self, signals: bytes) -> bool:
         """Pass SIGINT on to the kernel; True for the signals that mean the end."""
         if signal.SIGINT in signals:
-            try:
-                os.kill(self.init, signal.SIGINT)  # it cannot be somebody else: our grandchild is not reaped
-            except ProcessLookupError:
-                pass
+            send(self.initfd, signal.SIGINT)
         return bool({signal.SIGTERM, signal.SIGHUP} & set(signals))
 
     def stop(self) -> int:
@@ -171,18 +173,19 @@ class Lab:
             done = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
             os.close(self.lifeline)  # PID 1 ends, and with it everybody inside
             if done is None and not select.select([self.pidfd], [], [], 2)[0]:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                send(self.pidfd, signal.SIGKILL)
+            if self.initfd:  # readable when the last process inside is gone
+                select.select([self.initfd], [], [], 2)
             if done is None:
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
                 self.exit_code = 143
             else:
                 self.exit_code = done.si_status if done.si_code == os.CLD_EXITED else 128 + done.si_status
             copy_log(self.log)
-            self.limits.remove()
             for path in self.sockets:
                 if os.path.exists(path):
                     os.remove(path)
-            self.state.remove()
+            self.state.release(self.limits.remove())
         return self.exit_code
 
 
@@ -257,6 +260,14 @@ def _listen(transport: str, ip: str, port: int, patience: float = 2.0) -> socket
             time.sleep(0.05)
 
 
+def send(pidfd: int, number: int) -> None:
+    """Signal a process that may have ended meanwhile."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
 def signals_as_descriptor() -> int:
     """A descriptor from which the signals that we are sent can be read, a byte each."""
     read, write = os.pipe()
@@ -298,7 +309,7 @@ def main() -> int:
         with open(sys.argv[1]) as file:
             connection = json.load(file)
         lab = Lab(os.getcwd())
-        lab.start([sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE], connection)
+        lab.start([sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE, QUIET], connection)
     except (OSError, ValueError, KeyError) as error:
         print(f"mycontainer: cannot start the lab: {error}", file=sys.stderr)
         return 125

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Iterator
 
 CGROUPS = "/sys/fs/cgroup"
@@ -42,7 +43,7 @@ class Limits:
         amount = {"memory": memory(), "processes": PROCESSES}
         for directory, file, kind in self._places():
             try:
-                os.makedirs(directory, exist_ok=True)
+                _make(directory)
                 if directory not in self.directories:
                     self.directories.append(directory)
                 _write(f"{directory}/{file}", str(amount[kind]))
@@ -75,13 +76,9 @@ class Limits:
             yield f"{parent}/{self.name}", file, kind
 
     def join(self, pid: int) -> None:
-        """Put the single-threaded process ``pid`` under the limits; its children follow.
-
-        v1's ``tasks`` moves a thread at once, where ``cgroup.procs`` waits for a grace period of the kernel.
-        """
+        """Put the single-threaded process ``pid`` under the limits; its children follow."""
         for directory in self.directories:
-            tasks = f"{directory}/tasks"
-            _write(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", str(pid))
+            join(directory, pid)
 
     def set_own(self) -> None:
         """Set the rlimits that make up for missing cgroups; called by the lab's first process."""
@@ -90,9 +87,12 @@ class Limits:
         if self.in_force.get("memory") == "rlimit":
             _lower(resource.RLIMIT_DATA, memory())
 
-    def remove(self) -> None:
-        """Remove the cgroups, when nobody is left in them; what still is busy the next start sweeps."""
-        remove(self.directories)
+    def remove(self, patience: float = 1.0) -> bool:
+        """Remove the cgroups as soon as nobody is left in them; False if that takes too long."""
+        deadline = time.monotonic() + patience
+        while not (gone := remove(self.directories)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return gone
 
 
 def delegated() -> str | None:
@@ -112,14 +112,35 @@ def delegated() -> str | None:
     return scope
 
 
-def remove(directories: list[str]) -> None:
-    """Remove cgroups and what was made below them; leaves those that still hold a process."""
+def join(directory: str, pid: int) -> None:
+    """Put a single-threaded process into a cgroup.
+
+    v1's ``tasks`` moves it at once, where ``cgroup.procs`` waits for a grace period of the kernel.
+    """
+    tasks = f"{directory}/tasks"
+    _write(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", str(pid))
+
+
+def remove(directories: list[str]) -> bool:
+    """Remove cgroups, what was made below them, and our parent of them all; False if some are in use."""
     for top in directories:
-        for directory, _, _ in os.walk(top, topdown=False):
+        below = [directory for directory, _, _ in os.walk(top, topdown=False)]
+        for directory in [*below, os.path.dirname(top)]:
             try:
-                os.rmdir(directory)
+                if directory in below or os.path.basename(directory) == OURS:
+                    os.rmdir(directory)
             except OSError:
                 pass
+    return not any(map(os.path.exists, directories))
+
+
+def _make(directory: str) -> None:
+    for _ in range(3):  # the parent may go between two steps, with another lab that ends right now
+        try:
+            os.makedirs(directory, exist_ok=True)
+            return
+        except FileNotFoundError:
+            continue
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -77,7 +77,7 @@ class Recorder:
 
 
 def append(workspace: str, message: dict[str, Any]) -> None:
-    """Add a line to the progress file, on the disk before we return. A failure costs the line, not the lab."""
+    """Add a line to the progress file, on the disk before we return. A failure costs only the line."""
     line = json.dumps(message, ensure_ascii=True) + "\n"
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

@@ -185,8 +185,8 @@ def assert_throw_away(of_host: set[str], allowed: Iterable[str] = ()) -> None:
     """
     for device, point in mounts_writable():
         if device in of_host and point not in allowed:
-            raise ContainerError("cannot start the lab", f"{point} belongs to the host and is writable",
-                                 "This is a fault of mycontainer: please report it, with /proc/self/mountinfo.")
+            raise ContainerError("cannot start the lab", f"{point} is the host's, and writable",
+                                 "A fault of mycontainer: report it, please, with /proc/self/mountinfo.")
 
 
 def assert_runs(program: str) -> None:

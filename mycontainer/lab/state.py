@@ -32,13 +32,15 @@ class State:
         self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
 
-    def write(self, **facts: Any) -> None:
+    def write(self, facts: dict[str, Any]) -> None:
         """Say what there is to find, and to clear up. Written in one go: readers see all of it or nothing."""
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, json.dumps(facts).encode(), 0)
 
-    def remove(self) -> None:
-        os.remove(self.path)
+    def release(self, cleared_up: bool) -> None:
+        """Give up the lock, and the file too if there is nothing left that a sweep would need it for."""
+        if cleared_up:
+            os.remove(self.path)
         os.close(self.fd)
 
 
@@ -61,10 +63,12 @@ def sweep() -> None:
             with open(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for facts in _read(path):
-                    limits.remove(facts.get("cgroups", []))
                     for leftover in facts.get("sockets", []):
                         _remove(leftover)
-                _remove(path)
+                    if not limits.remove(facts.get("cgroups", [])):
+                        break  # somebody is dying in there: the next sweep
+                else:
+                    _remove(path)
         except OSError:
             pass  # it runs, or another sweep was here first
 
