@@ -138,7 +138,8 @@ def _cgroup_things() -> Iterable[Thing]:
 
 
 def _file_things() -> Iterable[Thing]:
-    roots = list(Path(tempfile.gettempdir()).glob("mycontainer-*"))
+    temporary = Path(tempfile.gettempdir()).glob("mycontainer-*")
+    roots = [path for path in temporary if path.lstat().st_uid == os.geteuid()]
     try:
         from mycontainer import paths
 

@@ -161,7 +161,7 @@ build_base_image() { # its stamp holds what it is made from, and where it is
 
 install_kernel() {
     [ -e mycontainer/lab/kernelspec.py ] || return 0
-    key="$(cat mycontainer/lab/kernelspec.py tools/setup.sh | cksum)"
+    key="$(cat mycontainer/lab/kernelspec.py tools/setup.sh | cksum) $(ls "$venv/bin/mycontainer-lab-python" 2>/dev/null)"
     [ "$(cat "$venv/.setup-kernel" 2>/dev/null)" != "$key" ] || return 0
     say 'Installing the kernel "Container Lab" into .venv'
     "$venv/bin/python" -m mycontainer.lab.kernelspec install --sys-prefix >"$log" 2>&1 || {
@@ -198,6 +198,6 @@ declined=$here/.cache/setup/declined
 install_packages
 make_venv
 build_base_image
+allow_user_namespaces # before the kernel, which asks for what this makes
 install_kernel
-allow_user_namespaces
 check_subordinate_ids

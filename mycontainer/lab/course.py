@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mycontainer.errors import ContainerError
-from mycontainer.lab import workspace
+from mycontainer.lab import kernelspec, workspace
 
 FIRST_CHAPTER = "00_start_here.ipynb"
 FIRST_PORT, LAST_PORT = 8888, 8987
@@ -49,16 +49,20 @@ def server_settings(directory: Path, port: int, address: str, browser: bool) -> 
             "port_retries": 0,  # the address that we print is the one that answers
             "open_browser": browser,
             "allow_root": os.geteuid() == 0,  # the server runs as root then; the cells never do
-            "terminado_settings": {"shell_command": [sys.executable, "-m", "mycontainer.lab.terminal"]},
+            # -I: a terminal starts in the workspace, and a json.py there must not run outside the lab.
+            "terminado_settings": {
+                "shell_command": [kernelspec.interpreter(), "-I", "-m", "mycontainer.lab.terminal"]
+            },
         },
-        "LabServerApp": {"notebook_starts_kernel": True},
         "LabApp": {
             "default_url": chapter,
             "news_url": None,
             "check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
             "extension_manager": "readonly",  # the other one asks a package index
         },
-        "KernelSpecManager": {"ensure_native_kernel": False},  # a plain kernel would not be in the lab
+        # ipykernel brings a plain "Python 3" too, whose cells would run outside the lab.
+        "KernelSpecManager": {"ensure_native_kernel": False, "allowed_kernelspecs": [kernelspec.NAME]},
+        "MultiKernelManager": {"default_kernel_name": kernelspec.NAME},
         "Application": {"log_level": "WARN"},
     }
 
@@ -114,7 +118,7 @@ def start(port: int, address: str, directory: Path) -> None:
         del os.environ["BROWSER"]  # to everybody else that is the name of a program
     print(f"\nJupyterLab: http://127.0.0.1:{port}{settings['LabApp']['default_url']}?token={token}")
     print("Your notebooks are in workspace/. Stop with Ctrl-C, twice.\n", flush=True)
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab"])
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "jupyterlab"])
 
 
 def main() -> int:

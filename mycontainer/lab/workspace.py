@@ -10,10 +10,12 @@ not be able to send us elsewhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,16 +109,22 @@ class _Sync:
     def _digest(self, name: str) -> str | None:
         """The file's digest; None if nothing is there; empty for what is no file and so the learner's."""
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.directory)
+            return _digest(self._read(name))
         except FileNotFoundError:
             return None
         except OSError:
             return ""
-        with open(descriptor, "rb") as stream:
-            try:
-                return _digest(stream.read())
-            except IsADirectoryError:
-                return ""
+
+    def _read(self, name: str) -> bytes:
+        """The content of a regular file. O_NONBLOCK: opening a FIFO would wait for somebody to write."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.directory)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file")
+            with open(descriptor, "rb", closefd=False) as stream:
+                return stream.read()
+        finally:
+            os.close(descriptor)
 
     def _create(self, name: str, content: bytes) -> None:
         """Write a file that is not there. link(2) refuses, where rename(2) would take a file's place."""
@@ -151,9 +159,7 @@ class _Sync:
 
     def _manifest(self) -> dict[str, str]:
         try:
-            descriptor = os.open(MANIFEST, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.directory)
-            with open(descriptor, "rb") as stream:
-                known = json.loads(stream.read())
+            known = json.loads(self._read(MANIFEST))
         except (OSError, ValueError):  # without it every differing file is the learner's: the safe mistake
             return {}
         return {str(name): str(digest) for name, digest in known.items()} if isinstance(known, dict) else {}
