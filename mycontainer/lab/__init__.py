@@ -8,7 +8,21 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mycontainer.lab.check import check as check
+    from mycontainer.lab.child import child as child
+    from mycontainer.lab.child import run as run
+    from mycontainer.lab.child import sh as sh
+    from mycontainer.lab.hints import hint as hint
+    from mycontainer.lab.hints import solution as solution
+    from mycontainer.lab.predict import predict as predict
+    from mycontainer.lab.predict import reveal as reveal
+    from mycontainer.lab.progress import mine as mine
+    from mycontainer.lab.progress import progress as progress
+    from mycontainer.lab.progress import reset as reset
+    from mycontainer.lab.source import source as source
 
 _HOME = {  # name: the module that it lives in
     "run": "child", "child": "child", "sh": "child",

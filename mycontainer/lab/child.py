@@ -397,8 +397,17 @@ def _work(body: bytes, result: int) -> NoReturn:
     os._exit(code)
 
 
-def attempt(call: Callable[[], Any]) -> tuple[int, Any, Failure | None]:
+def begin() -> None:
+    """This process is now the one whose function counts: for a fork that takes a worker's place."""
+    global _forked
+    _forked = False
+
+
+def attempt(call: Callable[[], Any], quiet: tuple[type[BaseException], ...] = ()
+            ) -> tuple[int, Any, Failure | None]:
     """Call it; returns exit code, value and failure. A failure's traceback goes to standard error.
+
+    Of a failure that is one of ``quiet`` nothing is written.
 
     A process that the function forked does not come back from here: it has no business with what
     follows, so it ends, with exit code 1 and a word on why.
@@ -412,7 +421,8 @@ def attempt(call: Callable[[], Any]) -> tuple[int, Any, Failure | None]:
             sys.stderr.write(f"{end.code}\n")
     except BaseException as problem:
         code, error = 1, failure(problem)
-        sys.stderr.write(tell(problem))
+        if not isinstance(problem, quiet):
+            sys.stderr.write(error.told)
     else:
         if _forked:
             code = 1
@@ -439,7 +449,8 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 def failure(problem: BaseException) -> Failure:
     """The exception as plain data."""
     number = problem.errno if isinstance(problem, OSError) else None
-    return Failure(type(problem).__name__, str(problem), number, tuple(getattr(problem, "__notes__", ())))
+    return Failure(type(problem).__name__, str(problem), number, tuple(getattr(problem, "__notes__", ())),
+                   tell(problem))
 
 
 def tell(problem: BaseException) -> str:
@@ -473,8 +484,12 @@ def _is_cell(name: str) -> bool:
 
 
 def _is_learners(name: str) -> bool:
-    library = name.startswith((_PACKAGE, _LIBRARY, "<frozen")) or "-packages/" in name
-    return not library or name.startswith(_PACKAGE + "lab/exercises/")
+    return not (is_ours(name) or name.startswith((_PACKAGE, _LIBRARY, "<frozen")) or "-packages/" in name)
+
+
+def is_ours(name: str) -> bool:
+    """Whether code from this file is the project's; wrong solutions, which exercises hold, are not."""
+    return name.startswith(_PACKAGE) and not name.startswith(_PACKAGE + "lab/exercises/")
 
 
 def _place(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import signal as signals
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -14,13 +14,15 @@ class Failure:
     """An exception that ended a function in a child, as plain data: the object itself stays there.
 
     ``kind`` is the exception's name ("PermissionError"), ``errno`` the kernel's number or None,
-    ``notes`` what was added to explain it, such as the likely cause of a failed system call.
+    ``notes`` what was added to explain it, such as the likely cause of a failed system call; ``told`` is the
+    traceback, of the learner's own lines.
     """
 
     kind: str
     message: str = ""
     errno: int | None = None
     notes: tuple[str, ...] = ()
+    told: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind

@@ -1,0 +1,175 @@
+'''How an exercise is judged, and how to write one.
+
+An exercise lives in ``mycontainer/lab/exercises/CHAPTER.py``, in the list EXERCISES::
+
+    def probe_rename(p: Probe) -> None:
+        name = p.token()
+        with p.child(name) as process:            # my_rename(name) has returned; its process lives on
+            outside = p.world.inside(os.uname)[1]
+            p.expect("the host name of the world outside", outside, before, cause=..., look=...)
+            p.expect("the host name inside", process.inside(os.uname)[1], name, ...)
+
+    EXERCISES = [Exercise(
+        id="namespaces.rename", title="A host name of its own", difficulty=1, minutes=2, lines=2,
+        syscalls=("unshare", "sethostname"),
+        hints=("Which namespace holds the host name?", "..."),      # in order, never the answer
+        reference="mycontainer.lab.exercises.namespaces.rename",  # or the core's: "mycontainer.chroot.enter"
+        stub="""
+            def my_rename(name):
+                ...
+            """,
+        probe=probe_rename,
+        wrong=(Wrong("""
+            def my_rename(name):
+                syscalls.sethostname(name)
+            """, says="changed for everybody"), ...),
+        fast_track="Only the unshare; the name is set for you.",
+    )]
+
+In the notebook, right below the stub: ``lab.check("namespaces.rename", my_rename)``. A solution may be a
+plain value instead of a function; then the probe finds it in ``p.call()``.
+
+A **probe** looks at what the function does, never at its text, with fresh tokens each time:
+
+- ``p.child(*args, before=, after=, run=, may_raise=, may_end=, seconds=)`` calls the learner's function in
+  a process of a throw-away *world* (own user, mount, host name, IPC, network, cgroup namespaces; root in
+  it; its own /tmp) and yields that process, alive: ``.value``, ``.error``, ``.exit_code`` and, from the
+  kernel, ``.link("root")``, ``.ns("uts")``, ``.status("NSpid")``, ``.read("uid_map")``, ``.mounts()``,
+  ``.has("/file")``, ``.children()``, ``.inside(look, *args)`` (a fresh process joins it, calls ``look``).
+- ``p.call(*args)``: only the value. ``p.world``: the process that is "outside", with the same methods.
+- ``p.fresh_root(programs=False)``: ``.path`` of a throw-away root with a file ``.canary`` holding
+  ``.content``; with ``programs`` it is the base image.
+- ``p.checkpoint()``: a callable for the learner's function to call. Who calls it stops there until
+  ``.release()``; ``.arrived()`` is that process, as the kernel names it. If the function waits for it,
+  the block begins all the same (``process.returned`` is False); ``process.finish()`` gives the value then.
+- ``p.token()``; ``p.expect(what, got, expected, cause=, look=)``, ``p.fail(...)`` with the same arguments.
+
+Choose the cause from what was observed. A function that raises, hangs or exits is reported for you. Texts
+say what was looked at, never the answer. What the test (tests/test_exercises.py) then proves by itself: the
+reference passes, the stub is "not solved yet", each wrong solution gets its own message, and the reference
+with any one call or flag removed fails (else give the reason in ``equivalent_mutants``).
+'''
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mycontainer.lab import exercises
+from mycontainer.lab.child import TIMEOUT, run
+from mycontainer.lab.display import card
+from mycontainer.lab.progress import begin, record_solved
+
+SOLVED, OPEN, WRONG, OURS, CANNOT = "solved", "open", "wrong", "ours", "cannot"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says: ``state`` is solved, open, wrong, ours (our own function) or cannot (try here)."""
+
+    exercise: str
+    state: str
+    title: str
+    rows: tuple[tuple[str, str], ...] = ()
+    after: str = ""
+
+    def __bool__(self) -> bool:
+        return self.state == SOLVED
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *(f"{label}: {text}" for label, text in self.rows), self.after]).strip()
+
+    def show(self) -> None:
+        """Show it as a card."""
+        card({SOLVED: "good", WRONG: "bad"}.get(self.state, "open"), self.title, self.rows, self.after)
+
+
+def check(id: str, solution: Any, *, quiet: bool = False) -> Verdict | None:
+    """Try a solution of an exercise, say what came of it, and keep it if it is right.
+
+    ``quiet`` shows nothing and returns the `Verdict`. Raises LookupError if there is no such exercise.
+    """
+    begin(id)
+    verdict = judge(id, solution)
+    if verdict:
+        record_solved(id, solution)
+    if quiet:
+        return verdict
+    verdict.show()
+    return None
+
+
+def judge(id: str, solution: Any) -> Verdict:
+    """The verdict on a solution, from a process of its own: what is patched in this one has no say."""
+    import cloudpickle
+
+    exercise = exercises.find(id)
+    if solution is None or solution is ...:
+        return _open(id)
+    try:
+        body = cloudpickle.dumps(solution)
+    except Exception as error:
+        return Verdict(id, WRONG, f"✗ {id}: this cannot be tried", (("why", str(error)),),
+                       "Your function uses something that lives in this notebook only: make that inside it.")
+    where = exercises.module_of(exercise.chapter)
+    result = run(_examine, where, exercise.chapter, id, body, timeout=3 * TIMEOUT)
+    if result.error and result.error.kind == "TimeoutError":
+        return Verdict(id, WRONG, f"✗ {id}: not yet", (("got", "no end after a minute"),))
+    if not isinstance(result.value, Verdict):
+        return Verdict(id, CANNOT, f"? {id}: the check itself failed. That is our fault.",
+                       (("report", str(result.error or result)),), result.stderr)
+    return _with_prints(result.value, result.stdout)
+
+
+def _with_prints(verdict: Verdict, printed: str) -> Verdict:
+    """What the function printed helps to find the fault; when all is well nobody needs it."""
+    if verdict.state != WRONG or not printed.strip():
+        return verdict
+    lines = printed.splitlines()
+    text = "\n".join(lines[:10] + ["…"] * (len(lines) > 10))
+    return replace(verdict, rows=(*verdict.rows, ("it printed", text)))
+
+
+def _open(id: str) -> Verdict:
+    return Verdict(id, OPEN, f"○ {id} is not solved yet",
+                   after=f'Write your lines into the function above and run the cell again. '
+                         f'A hint: lab.hint("{id}")')
+
+
+def _examine(module: str, chapter: str, id: str, body: bytes) -> Verdict:
+    """Run the exercise's probe on a solution: in the examiner, where no code of the learner ever runs."""
+    from mycontainer.lab import probe
+
+    if chapter not in exercises.CHAPTERS:
+        exercises.add(chapter, module)
+    exercise = exercises.find(id)
+    try:
+        exercise.probe(probe.Probe(exercise, body))
+    except probe.Unfinished:
+        return _open(id)
+    except probe.Ours:
+        return Verdict(id, OURS, f"○ {id}: that is our function at work, not yours",
+                       after="Write the steps yourself: what is yours you keep.")
+    except probe.CannotTry as error:
+        return Verdict(id, CANNOT, f"? {id} cannot be tried on this machine",
+                       (("why", f"no namespaces to try it in: {error}"),),
+                       "What is missing: mycontainer doctor")
+    except probe.Mismatch as seen:
+        return _not_yet(id, seen)
+    except Exception:
+        return Verdict(id, CANNOT, f"? {id}: the check itself failed. That is our fault.",
+                       (("report", traceback.format_exc(limit=-3)),))
+    return Verdict(id, SOLVED, f"✓ {id} is solved, and yours")
+
+
+def _not_yet(id: str, seen: Any) -> Verdict:
+    rows = [("looked at", seen.what)] if not seen.learners else [("seen", seen.what)]
+    if not seen.learners:
+        rows += [("got", _shown(seen.got)), ("expected", _shown(seen.expected))]
+    rows += [(label, text) for label, text in (("likely", seen.cause), ("look at", seen.look)) if text]
+    return Verdict(id, WRONG, f"✗ {id}: not yet", tuple(rows), seen.learners.rstrip())
+
+
+def _shown(value: Any) -> str:
+    return (value or "(empty)") if isinstance(value, str) else "nothing" if value is None else repr(value)

@@ -1,0 +1,59 @@
+"""Show something: rich in JupyterLab, plain text everywhere else, and the same text in both.
+
+What is shown never depends on the place: a committed notebook holds the same output whoever ran it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+# JupyterLab's own colours, so that a card is right in the light and in the dark theme.
+TONES = {"good": "--jp-success-color1", "bad": "--jp-error-color1", "open": "--jp-warn-color1",
+         "plain": "--jp-brand-color1"}
+
+
+def show(text: str, html: str = "", markdown: str = "") -> None:
+    """Show ``text``, or where a notebook can, its richer form."""
+    rich = {key: value for key, value in (("text/html", html), ("text/markdown", markdown)) if value}
+    if rich and in_notebook():
+        from IPython.display import display
+
+        display({"text/plain": text, **rich}, raw=True)
+    else:
+        print(text)
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    import sys
+
+    if "ipykernel" not in sys.modules:  # then nobody has started a kernel in here
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
+
+
+def card(tone: str, title: str, rows: Sequence[tuple[str, str]] = (), after: str = "") -> None:
+    """Show a small card: a title, rows of (label, text), and a last line or block."""
+    width = max((len(label) for label, _ in rows), default=0)
+    lines = [title]
+    for label, value in rows:
+        first, *more = value.splitlines() or [""]
+        lines += [f"  {label.ljust(width)}  {first}".rstrip(), *(f"  {' ' * width}  {one}" for one in more)]
+    if after:
+        lines += [f"  {line}".rstrip() for line in after.splitlines()]
+    show("\n".join(lines), _card_html(tone, title, rows, after))
+
+
+def _card_html(tone: str, title: str, rows: Sequence[tuple[str, str]], after: str) -> str:
+    cell = "padding:1px 12px 1px 0;vertical-align:top;text-align:left;white-space:pre-wrap"
+    body = "".join(
+        f'<tr><td style="{cell};color:var(--jp-ui-font-color2)">{html.escape(label)}</td>'
+        f'<td style="{cell}">{html.escape(value)}</td></tr>' for label, value in rows)
+    table = f'<table style="margin:4px 0 0 0;background:none;border:none">{body}</table>' if rows else ""
+    last = f'<div style="margin-top:4px;white-space:pre-wrap">{html.escape(after)}</div>' if after else ""
+    return (f'<div style="border-left:4px solid var({TONES[tone]});padding:4px 12px;'
+            'color:var(--jp-content-font-color1);background:var(--jp-layout-color1)">'
+            f'<strong>{html.escape(title)}</strong>{table}{last}</div>')

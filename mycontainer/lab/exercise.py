@@ -1,0 +1,111 @@
+"""What an exercise and a prediction are: plain data. How to write one is told in check.py."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mycontainer.lab.probe import Probe
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong solution that learners really hand in, and what the check must tell them.
+
+    ``solution`` is a function or, better to read, its source. ``says`` is a piece of the message that no
+    other wrong solution of this exercise gets.
+    """
+
+    solution: str | Callable[..., Any]
+    says: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One task for the learner, and everything that is needed to judge, help and prove it.
+
+    ``id`` is "chapter.name"; ``difficulty`` 1 (a win in a minute) to 5; ``minutes`` and ``lines`` are what
+    a learner needs. ``syscalls`` are those that a solution makes. ``reference`` is a function or its
+    dotted name. ``stub`` is the source of what the notebook gives the learner to fill in. ``probe`` looks
+    at what a solution does. ``fast_track`` is the task for those with two minutes. Further functions of
+    the core that would give the answer away go to ``forbid``. ``equivalent_mutants`` maps a change of the
+    reference that changes nothing one can see (as the test prints it) to the reason why.
+    """
+
+    id: str
+    title: str
+    difficulty: int
+    minutes: int
+    lines: int
+    syscalls: tuple[str, ...]
+    hints: tuple[str, ...]
+    reference: str | Callable[..., Any]
+    stub: str
+    probe: Callable[[Probe], None]
+    wrong: tuple[Wrong, ...]
+    fast_track: str
+    forbid: tuple[str, ...] = ()
+    equivalent_mutants: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def chapter(self) -> str:
+        """The part before the dot."""
+        return self.id.partition(".")[0]
+
+    def reference_function(self) -> Callable[..., Any]:
+        """The solution that we have ourselves."""
+        return dotted(self.reference) if isinstance(self.reference, str) else self.reference
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A question before a surprising run.
+
+    ``choices`` maps a letter to the answer's text, ``answer`` is the right letter, ``why`` explains it.
+    ``misconceptions`` maps each wrong letter to what one must believe to choose it, and where that fails.
+    """
+
+    id: str
+    question: str
+    choices: Mapping[str, str]
+    answer: str
+    why: str
+    misconceptions: Mapping[str, str]
+
+
+def dotted(name: str) -> Any:
+    """The object with this name: "mycontainer.chroot.enter"."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """A function's source, not indented."""
+    return textwrap.dedent(inspect.getsource(function))
+
+
+def learners_world() -> dict[str, Any]:
+    """The names that a notebook's first cell brings."""
+    from mycontainer import chroot, lab, namespaces, syscalls
+
+    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "lab": lab,
+            "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces}
+
+
+def from_source(source: str, name: str = "", file: str = "<solution>",
+                world: Mapping[str, Any] | None = None) -> Any:
+    """What this source defines last, or under ``name``: as if the learner had typed it into a cell."""
+    source = textwrap.dedent(source)
+    names = dict(learners_world() if world is None else world)
+    before = dict(names)
+    exec(compile(source, file, "exec"), names)
+    new = [key for key, value in names.items() if before.get(key) is not value and key != "__builtins__"]
+    return names[name or new[-1]]
