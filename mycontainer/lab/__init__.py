@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mycontainer.lab.progress import progress as progress
     from mycontainer.lab.progress import reset as reset
     from mycontainer.lab.source import source as source
+    from mycontainer.lab.trace import trace as trace
 
 _HOME = {  # name: the module that it lives in
     "run": "child", "child": "child", "sh": "child",
