@@ -10,7 +10,7 @@ try() { "$@" || failed="$failed $1"; }
 
 try ruff check .
 try mypy
-try lint-imports --no-logo
+try lint-imports
 if command -v shellcheck >/dev/null; then
     # shellcheck disable=SC2046 # our scripts have no spaces in their names
     try shellcheck .ci/run $(find tools -name '*.sh')

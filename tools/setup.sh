@@ -47,6 +47,7 @@ look_for_packages() {
     need ps procps "shows processes from outside"
     need lsns util-linux "shows namespaces: unshare, nsenter, lsns"
     need strace strace "shows the system calls of a cell"
+    need make make "starts everything: make course"
     need python3 python3 "runs all of this"
     if ! find_python && has python3; then
         want python3-venv "makes .venv, so that nothing is installed outside this directory"
