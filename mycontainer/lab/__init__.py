@@ -42,6 +42,9 @@ class _Lab(ModuleType):
         if not (name in _HOME and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> Any:  # so that a function may say lab.sh when it runs in a child
+        return import_module, (self.__name__,)
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
