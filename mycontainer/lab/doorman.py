@@ -54,13 +54,13 @@ def main(errand: Errand, launcher: Channel) -> int:
         syscalls.setns(net, syscalls.CLONE_NEWNET)
         os.close(net)
         chroot.pivot(sandbox.ROOT)  # or this copy of the host's mounts would keep its disks busy
+        launcher.send(channel.RUNNING, init=pid)
     except BaseException as error:
         launcher.fail(error)
         return 125
-    launcher.send(channel.RUNNING, init=pid)
     for fd in errand.ends:
         os.close(fd)
-    return carry(errand, pid, pidfd)
+    return carry(errand, launcher, pid, pidfd)
 
 
 def enter_first(errand: Errand, launcher: Channel) -> None:
@@ -128,20 +128,30 @@ def _porter(errand: Errand, doorman: Channel) -> int:
     # Inside, PID 1, before pivot_root. Its parent is now the doorman, the nearest subreaper.
     doorman.expect(channel.GO)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    init.finish_root(errand.payload)
-    kernel = init.start(errand.payload, errand.ends) if errand.payload.argv else 0
-    doorman.send(channel.RUNNING)
-    doorman.close()
-    os.close(errand.ends.progress)
-    os.close(errand.ends.log)
-    return init.serve(kernel, errand.ends.lifeline)
+    init.finish_root()
+    init.execute(errand.payload, errand.ends, doorman)
+    raise AssertionError("unreachable")
 
 
-def carry(errand: Errand, pid: int, pidfd: int) -> int:
-    """Relay between the two networks until PID 1 has ended; returns its exit code."""
+def carry(errand: Errand, launcher: Channel, pid: int, pidfd: int) -> int:
+    """Relay between the two networks until PID 1 has ended; returns its exit code.
+
+    When the launcher ends, we end PID 1: root inside could talk PID 1 out of its own parent-death signal
+    (ptrace(2)), but cannot reach us. So from now on we must not die before we have seen to that.
+    """
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     carrier = relay.Relay()
     for listener, inside in errand.listeners:
         carrier.publish(listener, inside)
+    carrier.watch(launcher.socket.fileno(), lambda: send(pidfd, signal.SIGKILL))
     carrier.watch(pidfd, lambda: carrier.end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     code = carrier.run()
     return code if code >= 0 else 128 - code
+
+
+def send(pidfd: int, number: int) -> None:
+    """Signal a process that may have ended meanwhile."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass

@@ -5,7 +5,7 @@ and does the three things that must not be done from inside: it owns the limits,
 workspace, and it watches. Whoever dies first, by whatever signal, the rest follows:
 
 - Jupyter: we see its pidfd, and end the lab;
-- we ourselves: the doorman's parent-death signal, and the lifeline of PID 1 breaks;
+- we ourselves: our channel to the doorman breaks, and it ends PID 1; so does the lifeline of PID 1;
 - the doorman: PID 1's parent-death signal;
 - PID 1: the kernel of Linux ends everything in its PID namespace.
 """
@@ -29,7 +29,7 @@ from mycontainer.lab import channel, doorman, init, relay, sandbox
 from mycontainer.lab.channel import Channel
 from mycontainer.lab.limits import Limits
 from mycontainer.lab.record import Recorder
-from mycontainer.lab.state import State, sweep
+from mycontainer.lab.state import PREFIX, State, sweep
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 QUIET = "--IPKernelApp.log_level=ERROR"  # not a warning with each start that loopback is not encrypted
@@ -41,8 +41,8 @@ PASSED_ON = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_C
 class Lab:
     """A lab as its launcher sees it."""
 
-    def __init__(self, workdir: str, name: str | None = None) -> None:
-        self.name = name or f"lab-{os.getpid()}-{time.monotonic_ns() // 1000 % 10**9}"
+    def __init__(self, workdir: str) -> None:
+        self.name = f"{PREFIX}{os.getpid()}-{time.monotonic_ns() // 1000 % 10**9}"
         self.workspace = find_workspace(workdir)
         more = [self.workspace] if self.workspace else []
         self.layout = sandbox.plan(workdir, _images(), more)
@@ -62,8 +62,8 @@ class Lab:
         progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log, log_inside = os.pipe()
         lifeline, self.lifeline = os.pipe()
-        payload = init.Payload(argv, self._environment(), self.layout.workdir, json.dumps(inside),
-                               sandbox.superblocks())
+        payload = init.Payload(sys.executable, argv, self._environment(), self.layout.workdir,
+                               json.dumps(inside), sorted(sandbox.superblocks()))
         errand = doorman.Errand(os.getpid(), self.layout, payload,
                                 init.Ends(lifeline, progress_inside.fileno(), log_inside), listeners,
                                 self.limits.set_own)
@@ -164,7 +164,7 @@ class Lab:
     def _obey(self, signals: bytes) -> bool:
         """Pass SIGINT on to the kernel; True for the signals that mean the end."""
         if signal.SIGINT in signals:
-            send(self.initfd, signal.SIGINT)
+            doorman.send(self.initfd, signal.SIGINT)
         return bool({signal.SIGTERM, signal.SIGHUP} & set(signals))
 
     def stop(self) -> int:
@@ -173,8 +173,9 @@ class Lab:
             done = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
             os.close(self.lifeline)  # PID 1 ends, and with it everybody inside
             if done is None and not select.select([self.pidfd], [], [], 2)[0]:
-                send(self.pidfd, signal.SIGKILL)
+                doorman.send(self.pidfd, signal.SIGKILL)
             if self.initfd:  # readable when the last process inside is gone
+                doorman.send(self.initfd, signal.SIGKILL)
                 select.select([self.initfd], [], [], 2)
             if done is None:
                 os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
@@ -258,14 +259,6 @@ def _listen(transport: str, ip: str, port: int, patience: float = 2.0) -> socket
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def send(pidfd: int, number: int) -> None:
-    """Signal a process that may have ended meanwhile."""
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass
 
 
 def signals_as_descriptor() -> int:

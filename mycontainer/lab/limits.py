@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 CGROUPS = "/sys/fs/cgroup"
 OURS = "mycontainer"
@@ -82,10 +82,7 @@ class Limits:
 
     def set_own(self) -> None:
         """Set the rlimits that make up for missing cgroups; called by the lab's first process."""
-        if self.in_force.get("processes") == "rlimit":
-            _lower(resource.RLIMIT_NPROC, _processes_of(os.getuid()) + PROCESSES)
-        if self.in_force.get("memory") == "rlimit":
-            _lower(resource.RLIMIT_DATA, memory())
+        set_rlimits(self.in_force)
 
     def remove(self, patience: float = 1.0) -> bool:
         """Remove the cgroups as soon as nobody is left in them; False if that takes too long."""
@@ -141,6 +138,14 @@ def _make(directory: str) -> None:
             return
         except FileNotFoundError:
             continue
+
+
+def set_rlimits(in_force: Mapping[str, str]) -> None:
+    """Lower this process's own limits where no cgroup does it."""
+    if in_force.get("processes") == "rlimit":
+        _lower(resource.RLIMIT_NPROC, _processes_of(os.getuid()) + PROCESSES)
+    if in_force.get("memory") == "rlimit":
+        _lower(resource.RLIMIT_DATA, memory())
 
 
 def _lower(kind: int, limit: int) -> None:

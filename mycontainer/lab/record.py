@@ -17,15 +17,15 @@ import time
 from typing import Any
 
 FILE = ".progress.jsonl"
-LARGEST = 64 * 1024            # bytes of one message: the source of an exercise and a little more
+LARGEST = 128 * 1024           # bytes of one message: the source of an exercise and a little more
 LARGEST_FILE = 64 << 20        # bytes of the file; a learner writes some 100 kB
 BURST, PER_SECOND = 40, 10     # messages that are taken at once, and then each second
 
-TYPES = ("progress", "reset", "predict")
+TYPES = ("progress", "reset")
 NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*", re.ASCII)
 FIELDS: dict[str, tuple[type, ...]] = {
-    "exercise": (str,), "event": (str,), "source": (str,), "choice": (str, int), "correct": (bool,),
-    "seconds": (int, float), "hints": (int,),
+    "id": (str,), "exercise": (str,), "event": (str,), "name": (str,), "source": (str,), "pick": (str,),
+    "seconds": (int, float),
 }
 
 
@@ -34,7 +34,7 @@ def accept(data: bytes) -> dict[str, Any] | None:
     if len(data) > LARGEST:
         return None
     try:
-        message = json.loads(data)
+        message = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
     if not isinstance(message, dict) or message.get("type") not in TYPES:
@@ -45,6 +45,10 @@ def accept(data: bytes) -> dict[str, Any] | None:
     known = {key: message[key] for key, types in FIELDS.items()
              if key in message and type(message[key]) in types}
     return {"type": message["type"], **known, "time": round(time.time(), 3)}
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 class Recorder:

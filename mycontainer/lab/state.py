@@ -1,4 +1,4 @@
-"""Which labs there are: a small file for each, locked while its launcher lives.
+"""Which labs there are: a small file for each in the runtime directory, locked while its launcher lives.
 
 A lock ends with the process that holds it, however it ends. So a file that can be locked belongs to a lab
 that is gone, and whoever finds it clears up what could not vanish by itself: cgroups, socket files.
@@ -16,19 +16,14 @@ from typing import Any
 from mycontainer import paths
 from mycontainer.lab import limits
 
-
-def directory() -> str:
-    """The directory of the state files, made if need be."""
-    path = f"{paths.runtime_dir()}/labs"
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    return path
+PREFIX = "lab-"
 
 
 class State:
     """The state file of one lab, held by its launcher."""
 
     def __init__(self, name: str) -> None:
-        self.path = f"{directory()}/{name}.json"
+        self.path = f"{paths.runtime_dir()}/{name}.json"
         self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
 
@@ -74,8 +69,9 @@ def sweep() -> None:
 
 
 def _files() -> list[str]:
-    base = directory()
-    return [f"{base}/{name}" for name in os.listdir(base) if name.endswith(".json")]
+    base = paths.runtime_dir()
+    return [f"{base}/{name}" for name in os.listdir(base)
+            if name.startswith(PREFIX) and name.endswith(".json")]
 
 
 def _read(path: str) -> list[dict[str, Any]]:

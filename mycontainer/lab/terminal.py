@@ -11,6 +11,7 @@ of the kernel started last by the same server; without one, the terminal has a l
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import signal
@@ -30,6 +31,7 @@ from mycontainer.lab.channel import Channel
 
 # asm-generic/ioctls.h: unlock a pseudo-terminal; open its other end, without a path
 TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 SHELLS = ("/bin/bash", "/bin/sh")
 
 
@@ -138,9 +140,11 @@ def _guide(lab: Mapping[str, Any], command: Sequence[str], terminal: Channel, pa
     """Join the lab, open the pseudo-terminal, fork the shell and wait for it."""
     for directory in lab["cgroups"]:
         limits.join(directory, os.getpid())
+    limits.set_rlimits(json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
     namespaces.enter(lab["init"], ["user"])
     namespaces.become_root()
     namespaces.enter(lab["init"])
+    syscalls.prctl(PR_SET_DUMPABLE, 0)  # the shell is seen inside before it is one: nobody may look into it
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
     if os.getppid() != parent:
         return 125
