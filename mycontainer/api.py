@@ -113,7 +113,7 @@ def _rootfs(directory: str | None) -> tuple[str, None]:
 
 
 def _environment(hostname: str) -> dict[str, str]:
-    """What a command finds in its environment: of ours only the terminal's kind, where there is a terminal."""
+    """What a command finds in its environment: of ours only the terminal's kind, if any."""
     env = {**container.ENVIRONMENT, "HOSTNAME": hostname}
     if os.isatty(0) and "TERM" in os.environ:
         env["TERM"] = os.environ["TERM"]

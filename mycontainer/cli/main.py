@@ -45,9 +45,18 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def lab(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.options import Command
+
+    command = Command("mycontainer lab [COMMAND [ARGUMENTS...]]",
+                      "Open a shell in the lab, or run a command there. You are root in it, and nothing you\n"
+                      "do harms this machine: all that you can write to is thrown away at the end.")
+    given, words = command.parse(arguments)
+    if "help" in given:
+        print(command.help(), end="")
+        return 0
     from mycontainer.lab.terminal import main
 
-    return main(arguments) or 0
+    return main(words)
 
 
 def list_images(arguments: Sequence[str]) -> int:
@@ -67,8 +76,20 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+def use_permitted_interpreter() -> None:
+    """On Ubuntu, go on as the one Python that may make user namespaces, if set-up has made it.
+
+    See tools/apparmor: only that file has a profile. Root needs none.
+    """
+    permitted = os.path.join(os.path.dirname(sys.executable), "mycontainer-lab-python")
+    if os.geteuid() != 0 and sys.executable != permitted and os.access(permitted, os.X_OK):
+        os.execv(permitted, [permitted, "-m", "mycontainer.cli.main", *sys.argv[1:]])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; whatever goes wrong is one line, and a hint."""
+    if arguments is None:
+        use_permitted_interpreter()
     try:
         code = dispatch(sys.argv[1:] if arguments is None else arguments)
         if sys.stdout:

@@ -112,9 +112,9 @@ def attended(start: Callable[[], Process]) -> int:
         if number == signal.SIGHUP:
             signal.alarm(GRACE)
 
-    for number in FORWARDED:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) sets it
-            signal.signal(number, forward)
+    for each in FORWARDED:
+        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup(1) sets it
+            signal.signal(each, forward)
     signal.signal(signal.SIGALRM, lambda *_: process.kill() if process else None)
     with terminal.settings_kept():
         process = start()
