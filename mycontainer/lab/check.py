@@ -3,11 +3,11 @@
 An exercise lives in ``mycontainer/lab/exercises/CHAPTER.py``, in the list EXERCISES::
 
     def probe_rename(p: Probe) -> None:
-        name = p.token()
+        name, before = p.token(), p.world.inside(socket.gethostname)
         with p.child(name) as process:            # my_rename(name) has returned; its process lives on
-            outside = p.world.inside(os.uname)[1]
-            p.expect("the host name of the world outside", outside, before, cause=..., look=...)
-            p.expect("the host name inside", process.inside(os.uname)[1], name, ...)
+            p.expect("the host name of the world outside", p.world.inside(socket.gethostname), before,
+                     cause="The name was changed for everybody.", look="man 7 uts_namespaces")
+            p.expect("the host name inside", process.inside(socket.gethostname), name, cause=..., look=...)
 
     EXERCISES = [Exercise(
         id="namespaces.rename", title="A host name of its own", difficulty=1, minutes=2, lines=2,
@@ -61,6 +61,7 @@ from mycontainer.lab.child import TIMEOUT, run
 from mycontainer.lab.display import card
 from mycontainer.lab.progress import begin, record_solved
 
+LONGEST = 300  # characters of a value that we show
 SOLVED, OPEN, WRONG, OURS, CANNOT = "solved", "open", "wrong", "ours", "cannot"
 
 
@@ -172,4 +173,5 @@ def _not_yet(id: str, seen: Any) -> Verdict:
 
 
 def _shown(value: Any) -> str:
-    return (value or "(empty)") if isinstance(value, str) else "nothing" if value is None else repr(value)
+    text = (value or "(empty)") if isinstance(value, str) else "nothing" if value is None else repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -163,8 +163,8 @@ class Process:
             os.fchdir(root)
             os.chroot(".")
             os.chdir("/")
-            return _in_a_fork(lambda: look(*args))  # only a child is in the PID namespace
-        return _in_a_fork(join_and_look)
+            return _in_a_fork(lambda: look(*args), observe=True)  # only a child is in the PID namespace
+        return _in_a_fork(join_and_look, observe=True)
 
 
 class Child(Process):
@@ -249,9 +249,10 @@ class Probe:
 
         root = Root(f"/tmp/root-{token()}", f"canary-{token()}", token())
         find = _image_finder() if programs else None
+        world = self.world
 
         def build() -> None:
-            _join_world(self.world)
+            _join_world(world)
             os.mkdir(root.path, 0o755)
             if find:
                 tar.unpack(find(), root.path)
@@ -408,18 +409,17 @@ def plain(value: Any) -> Any:
     return f"<a {type(value).__name__}>"
 
 
-def _in_a_fork(call: Callable[[], Any]) -> Any:
-    """Call it in a fork of this process; its value as plain data, an OSError as its name."""
+def _in_a_fork(call: Callable[[], Any], observe: bool = False) -> Any:
+    """Call it in a fork of this process; its value as plain data (``observe``: or an OSError's name)."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:  # a helper of the probe
         text = ""
         try:
             text = repr((plain(call()), ""))
-        except OSError as error:
-            text = repr((type(error).__name__, ""))
         except BaseException as error:
-            text = repr((None, f"{type(error).__name__}: {error}"))
+            name = type(error).__name__
+            text = repr((name, "") if observe and isinstance(error, OSError) else (None, f"{name}: {error}"))
         finally:
             with open(writer, "w") as pipe:
                 pipe.write(text)
