@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from mycontainer.lab.exercise import Exercise, Prediction
 
@@ -26,34 +28,39 @@ def module_of(chapter: str) -> str:
 
 def every_exercise() -> list[Exercise]:
     """All exercises, in the order of the course."""
-    return [one for chapter in _chapters() for one in import_module(module_of(chapter)).EXERCISES]
+    return [one for chapter in chapters() for one in _of(chapter, "EXERCISES")]
 
 
 def every_prediction() -> list[Prediction]:
     """All predictions, in the order of the course."""
-    found = [getattr(import_module(module_of(chapter)), "PREDICTIONS", ()) for chapter in _chapters()]
-    return [one for some in found for one in some]
+    return [one for chapter in chapters() for one in _of(chapter, "PREDICTIONS")]
 
 
 def find(id: str) -> Exercise:
     """The exercise with this id; LookupError, with the ids that there are, if there is none."""
-    for exercise in every_exercise():
-        if exercise.id == id:
-            return exercise
-    raise _unknown("exercise", id, [exercise.id for exercise in every_exercise()])
+    found: Exercise = _find("exercise", id)
+    return found
 
 
 def find_prediction(id: str) -> Prediction:
     """The prediction with this id; LookupError, with the ids that there are, if there is none."""
-    for prediction in every_prediction():
-        if prediction.id == id:
-            return prediction
-    raise _unknown("prediction", id, [prediction.id for prediction in every_prediction()])
+    found: Prediction = _find("prediction", id)
+    return found
 
 
-def _chapters() -> list[str]:
+def chapters() -> list[str]:
+    """The chapters that have a module here, in the order of the course."""
     return [*(name for name in CHAPTERS if find_spec(module_of(name))), *_more]
 
 
-def _unknown(kind: str, id: str, known: list[str]) -> LookupError:
-    return LookupError(f"there is no {kind} {id!r}; there are {', '.join(known) or 'none'}")
+def _of(chapter: str, what: str) -> Sequence[Any]:
+    return getattr(import_module(module_of(chapter)), what, ())
+
+
+def _find(kind: str, id: str) -> Any:
+    chapter = id.partition(".")[0]
+    known = {one.id: one for one in _of(chapter, f"{kind.upper()}S")} if chapter in chapters() else {}
+    if id not in known:
+        there_are = known or dict.fromkeys(f"{name}.…" for name in chapters())
+        raise LookupError(f"there is no {kind} {id!r}; there are {', '.join(there_are) or 'none'}")
+    return known[id]
