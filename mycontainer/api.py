@@ -7,13 +7,15 @@ stand on this.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import termios
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mycontainer import container, images, paths
 from mycontainer.container import Process
 from mycontainer.engine import idmap
-from mycontainer.errors import ContainerError, explain
+from mycontainer.errors import EXIT_NOT_FOUND, ContainerError, explain
 
 NETWORKS = ("none", "host")
 USER_NAMESPACES = ("private", "host")
@@ -27,17 +29,20 @@ def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
 
 def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, hostname: str | None = None,
           env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
-          network: str = "none", userns: str = "private") -> Process:
+          network: str = "none", userns: str = "private", terminal: int | None = None) -> Process:
     """Start a command in a container of its own, and return it running.
 
     The root file system is a throw-away copy of ``image``; or, with image None, the directory ``rootfs``
     itself, whose changes stay. ``hostname`` is by default a random id, as Docker's; ``env`` is added to
     the default environment. ``network`` "none" is a loopback device and nothing else, "host" the host's.
     ``userns`` "host" leaves the user namespace out: root inside is then root of this machine, so only
-    root may ask for it. Raises ContainerError.
+    root may ask for it. ``terminal`` is the descriptor of a pseudo-terminal's inner end, which becomes
+    the command's terminal. Raises ContainerError.
     """
     _one_of(network, NETWORKS, "network")
     _one_of(userns, USER_NAMESPACES, "user namespace")
+    if not argv or not argv[0]:
+        raise ContainerError("cannot run nothing", "the command has no name", exit_code=EXIT_NOT_FOUND)
     hostname = _checked_hostname(hostname or os.urandom(6).hex())
     workdir = _absolute(workdir, "working directory")
     kinds = [kind for kind in container.KINDS
@@ -46,13 +51,23 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
         raise ContainerError("cannot do without a user namespace", "you are not root",
                              "Leave out --userns host: a user namespace is what gives you the rights.")
     uid_map, gid_map = idmap.choose_maps() if "user" in kinds else (None, None)
-    root, unpack = _rootfs(rootfs) if image is None else _fresh(image, hostname, workdir)
-    return container.start(argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
-                           volumes=[_checked_volume(volume) for volume in volumes],
-                           env={**_environment(hostname), **(env or {})}, uid_map=uid_map, gid_map=gid_map)
+    if image is None and terminal is not None:
+        raise ContainerError("cannot have a terminal in a root directory of your own", "not built yet",
+                             "Leave out -t, or start from an image.")
+    root, unpack = _rootfs(rootfs) if image is None else _fresh(image, hostname, workdir, terminal)
+    try:
+        return container.start(argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
+                               env={**_environment(hostname), **(env or {})}, uid_map=uid_map,
+                               gid_map=gid_map, volumes=[_checked_volume(volume) for volume in volumes])
+    except ContainerError as error:
+        if rootfs and uid_map and not error.hint:
+            error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to walk to "
+                          f"{rootfs}, and finds there proc, sys and dev or may make them.")
+        raise
 
 
-def _fresh(image: str, hostname: str, workdir: str) -> tuple[str, Callable[[str], None]]:
+def _fresh(image: str, hostname: str, workdir: str,
+           terminal: int | None) -> tuple[str, Callable[[str], None]]:
     """The place where a fresh root is mounted, and what fills it.
 
     The tar is read out here, by us: root of the container may have no right to walk to it.
@@ -65,6 +80,8 @@ def _fresh(image: str, hostname: str, workdir: str) -> tuple[str, Callable[[str]
         _write(root, "etc/hosts", "a", f"127.0.0.1\t{hostname}\n")  # many a server looks itself up
         with paths.target(root, workdir):
             pass  # it makes what is missing
+        if terminal is not None:
+            _take(terminal)
 
     return _mount_point(), fill
 
@@ -79,6 +96,13 @@ def _find_or_build(image: str) -> str:
     from mycontainer.images import base  # slow to load, and needed once
 
     return base.build()
+
+
+def _take(terminal: int) -> None:
+    """Make a terminal the one of this process, which leads a session without one. man 4 tty_ioctl."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(terminal, fd)
 
 
 def _write(root: str, path: str, mode: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 
 from mycontainer.cli.options import Command, Option
@@ -50,4 +51,6 @@ def table(findings: Sequence[Finding]) -> str:
     lines.append("")
     lines.append("Chapters 0 to 2 can be done here." if good(findings) else
                  "Chapters 0 to 2 cannot be done here yet: see the cures above.")
+    if "MYCONTAINER_LAB" in os.environ:
+        lines.append("This was tried inside the lab. The cures are for a terminal outside of it.")
     return "\n".join(lines) + "\n"

@@ -7,10 +7,11 @@ what a doctor knows.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from mycontainer.errors import EXIT_OURS, ContainerError
+from mycontainer.errors import EXIT_OURS, ContainerError, explain
 
 HELP = """\
 Usage: mycontainer COMMAND ...
@@ -93,20 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = dispatch(sys.argv[1:] if arguments is None else arguments)
         if sys.stdout:
-            sys.stdout.flush()  # here, where a broken pipe can still be caught
+            sys.stdout.flush()  # here, where a full disk or a broken pipe can still be told
         return code
-    except ContainerError as error:
-        return complain(str(error), error.hint, error.exit_code)
-    except BrokenPipeError:  # the reader went away ("| head"); nobody is left to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
-    except KeyboardInterrupt:
-        return 128 + 2
-    except Exception as error:
+    except BaseException as error:
         if "MYCONTAINER_DEBUG" in os.environ:
-            raise
-        return complain(f"this is a bug of ours: {type(error).__name__}: {error}",
-                        "MYCONTAINER_DEBUG=1 mycontainer ... shows where it happened.", EXIT_OURS)
+            import traceback
+
+            traceback.print_exc()
+        return explain_to_person(error)
+
+
+def explain_to_person(error: BaseException) -> int:
+    """One line and a hint for whatever went wrong; returns the exit code."""
+    if isinstance(error, ContainerError):
+        return complain(str(error), error.hint, error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more to write the rest
+        if isinstance(error, BrokenPipeError):  # the reader went away ("| head"): nobody is left to be told
+            return 128 + signal.SIGPIPE
+        failure = explain("cannot go on", error)
+        return complain(str(failure), failure.hint, EXIT_OURS)
+    return complain(f"this is a bug of ours: {type(error).__name__}: {error}",
+                    "MYCONTAINER_DEBUG=1 mycontainer ... shows where it happened.", EXIT_OURS)
 
 
 def dispatch(arguments: Sequence[str]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import termios
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mycontainer import api
-from mycontainer.cli import terminal
 from mycontainer.cli.options import Command, Option
 from mycontainer.container import Process
 from mycontainer.errors import ContainerError
@@ -35,6 +37,7 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
     Option("rm", "always so; accepted for those used to Docker"),
     Option("interactive", "always so: the command reads your input", letter="i"),
+    Option("tty", "a terminal of its own for the command: job control, Ctrl-C", letter="t"),
     epilog="""\
 Exit code: the command's; 128 + N if signal N ended it; 127 no such command in
 there, 126 it cannot be executed, 125 mycontainer itself failed.
@@ -66,7 +69,11 @@ def main(arguments: Sequence[str]) -> int:
     if "rootfs" not in wishes and not words:
         raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
     image = None if "rootfs" in wishes else words.pop(0)
-    return attended(lambda: api.start(image, words or DEFAULT_COMMAND, **wishes))  # type: ignore[arg-type]
+
+    def start(terminal: int | None = None) -> Process:
+        return api.start(image, words or DEFAULT_COMMAND, terminal=terminal, **wishes)  # type: ignore[arg-type]
+
+    return on_own_terminal(start) if "tty" in given else attended(start)
 
 
 def parse_env(texts: Sequence[str], ours: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -91,6 +98,24 @@ def parse_volume(text: str) -> api.Volume:
     return source, inside, mode == "ro"
 
 
+def on_own_terminal(start: Callable[[int], Process]) -> int:
+    """Give the container a terminal of its own, and be its keyboard and screen until it ends.
+
+    Ours never goes inside: root there could type into it (ioctl TIOCSTI).
+    """
+    from mycontainer.lab.terminal import carry, raw_terminal, screen_size
+
+    if not os.isatty(0):
+        raise ContainerError("cannot use -t", "the input is not a terminal", "Leave it out: -i is enough.")
+    ours, inner = os.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, screen_size())
+    process = start(inner)
+    os.close(inner)
+    with raw_terminal():
+        carry(ours, process.runner)
+    return process.wait()
+
+
 def attended(start: Callable[[], Process]) -> int:
     """Start a container and stay with it until its end, passing on the signals that we get."""
     process: Process | None = None
@@ -111,13 +136,28 @@ def attended(start: Callable[[], Process]) -> int:
             process.kill(signal.SIGKILL if interruptions >= PATIENCE else number)
         if number == signal.SIGHUP:
             signal.alarm(GRACE)
+        if number == signal.SIGINT and interruptions == PATIENCE - 1:
+            os.write(2, b"mycontainer: process 1 ignores signals without a handler; once more kills it\n")
 
     for each in FORWARDED:
         if signal.getsignal(each) != signal.SIG_IGN:  # as nohup(1) sets it
             signal.signal(each, forward)
     signal.signal(signal.SIGALRM, lambda *_: process.kill() if process else None)
-    with terminal.settings_kept():
+    with settings_kept():
         process = start()
         for number in early:
             process.kill(number)
         return process.wait()
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put the terminal's settings back at the end: a command that was killed could not do it itself."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)

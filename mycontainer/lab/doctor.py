@@ -77,7 +77,7 @@ def examine_here(machine: Machine) -> list[Finding]:
     for need in NEEDS:
         below = findings.get(need.stands_on)
         if below and not below.works:
-            detail = f"not tried, as this does not work: {need.stands_on}"
+            detail = f"not tried; it needs {need.stands_on}"
             findings[need.what] = Finding(need.chapter, need.what, None, detail, "")
         else:
             findings[need.what] = try_out(need, machine)
