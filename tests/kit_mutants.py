@@ -32,7 +32,7 @@ def _damages(node: ast.AST) -> Iterator[tuple[str, Damage]]:
             yield ast.unparse(node), lambda it: _become(it, ast.Pass())
         case ast.Assign(value=ast.Call()) | ast.AnnAssign(value=ast.Call()) | ast.Return(value=ast.Call()):
             yield ast.unparse(node), lambda it: setattr(it, "value", ast.Constant(None))
-        case ast.BinOp(op=ast.BitOr()):
+        case ast.BinOp(op=ast.BitOr()) if _is_flag(node.right):  # and not the annotation int | None
             yield from _flags_of_a_sum(node)
         case ast.Call():
             yield from _single_flags(node)
