@@ -48,9 +48,7 @@ def first(job: object) -> int:
 def probe_first(p: Probe) -> None:
     here = p.checkpoint()
     with p.child(here) as process:
-        stands = here.arrived()
-        if stands is None:
-            p.fail("who called the job", "nobody", "process 1", cause="The job was never called.")
+        stands = here.arrived(cause="The job was never called.")
         p.expect("the pids of the process that called the job", stands.status("NSpid").split()[1:], ["1"],
                  cause="It is the process that called unshare: that one keeps its pid."
                  if stands.pid == process.pid else "The process is a child, but in the old namespace.",

@@ -40,8 +40,9 @@ A **probe** looks at what the function does, never at its text, with fresh token
 - ``p.fresh_root(programs=False)``: ``.path`` of a throw-away root with a file ``.canary`` holding
   ``.content``; with ``programs`` it is the base image.
 - ``p.checkpoint()``: a callable for the learner's function to call. Who calls it stops there until
-  ``.release()``; ``.arrived()`` is that process, as the kernel names it. If the function waits for it,
-  the block begins all the same (``process.returned`` is False); ``process.finish()`` gives the value then.
+  ``.release()``; ``.arrived(cause=, look=)`` is that process, as the kernel names it. If the function
+  waits for it, the block begins all the same (``process.returned`` is False), and after the release
+  ``process.finish()`` gives the value. ``.exit_status()`` is how a child of the learner's ended.
 - ``p.token()``; ``p.expect(what, got, expected, cause=, look=)``, ``p.fail(...)`` with the same arguments.
 
 Choose the cause from what was observed. A function that raises, hangs or exits is reported for you. Texts
@@ -60,6 +61,7 @@ from mycontainer.lab import exercises
 from mycontainer.lab.child import TIMEOUT, run
 from mycontainer.lab.display import card
 from mycontainer.lab.progress import begin, record_solved
+from mycontainer.lab.result import Result
 
 LONGEST = 300  # characters of a value that we show
 SOLVED, OPEN, WRONG, OURS, CANNOT = "solved", "open", "wrong", "ours", "cannot"
@@ -120,16 +122,21 @@ def judge(id: str, solution: Any) -> Verdict:
     if not isinstance(result.value, Verdict):
         return Verdict(id, CANNOT, f"? {id}: the check itself failed. That is our fault.",
                        (("report", str(result.error or result)),), result.stderr)
-    return _with_prints(result.value, result.stdout)
+    return _with_prints(result.value, result)
 
 
-def _with_prints(verdict: Verdict, printed: str) -> Verdict:
-    """What the function printed helps to find the fault; when all is well nobody needs it."""
-    if verdict.state != WRONG or not printed.strip():
+def _with_prints(verdict: Verdict, printed: Result) -> Verdict:
+    """What the function and its children wrote helps to find the fault; when all is well nobody needs it."""
+    if verdict.state != WRONG:
         return verdict
-    lines = printed.splitlines()
-    text = "\n".join(lines[:10] + ["…"] * (len(lines) > 10))
-    return replace(verdict, rows=(*verdict.rows, ("it printed", text)))
+    if printed.stdout.strip():
+        verdict = replace(verdict, rows=(*verdict.rows, ("it printed", _first(printed.stdout))))
+    return replace(verdict, after=verdict.after or _first(printed.stderr))
+
+
+def _first(text: str, count: int = 12) -> str:
+    lines = text.rstrip().splitlines()
+    return "\n".join(lines[:count] + ["…"] * (len(lines) > count))
 
 
 def _open(id: str) -> Verdict:

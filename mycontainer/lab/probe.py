@@ -189,7 +189,7 @@ class Checkpoint:
     """A place where a learner's process stops: hand it to the function as the thing that it shall call.
 
     Calling it tells the probe who is there (the kernel adds the pid, so it cannot be made up) and waits
-    until `release`. `arrived` gives the process that stands there, or None.
+    until `release`. `arrived` gives the process that stands there.
     """
 
     def __init__(self) -> None:
@@ -212,13 +212,13 @@ class Checkpoint:
         """The descriptor that the learner's process keeps."""
         return self._theirs.fileno()
 
-    def arrived(self, seconds: float = 3.0) -> Process | None:
-        """Who called it, waiting at most so long."""
+    def arrived(self, cause: str = "", look: str = "", seconds: float = 3.0) -> Process:
+        """Who called it, waiting at most so long; ends the check, with this likely cause, if nobody does."""
         if not select.select([self._ours], [], [], seconds)[0]:
-            return None
+            fail("who calls the function that yours was given", "nobody", "a process", cause, look)
         _, extra, _, _ = self._ours.recvmsg(16, socket.CMSG_SPACE(12))
-        return next((Process(struct.unpack("iII", data)[0]) for _, kind, data in extra
-                     if kind == socket.SCM_CREDENTIALS), None)
+        return Process(next(struct.unpack("iII", data)[0] for _, kind, data in extra
+                            if kind == socket.SCM_CREDENTIALS))
 
 
 class Probe:
@@ -318,11 +318,11 @@ class Probe:
 
         def everything() -> Any:
             function = run or load(self._body)
+            _join_world(world)  # with functions of the core that an exercise may forbid from here on
             if not run:
                 _refuse_ours(function, self.exercise)
                 if _is_the_stub(function, self.exercise.stub):
                     raise NotImplementedError
-            _join_world(world)
             if before:
                 before()
             value = function(*args, **kwargs) if callable(function) else function

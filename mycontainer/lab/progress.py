@@ -134,7 +134,7 @@ def _events() -> list[dict[str, Any]]:
             for line in file:
                 try:
                     event = json.loads(line)
-                except ValueError:  # half a line, or somebody's editor
+                except (ValueError, RecursionError):  # half a line, or somebody's editor
                     continue
                 if isinstance(event, dict):
                     found.append(event)

@@ -53,15 +53,16 @@ def traced(function: Callable[..., Any], *args: Any, calls: Iterable[str] | None
 
     if not shutil.which("strace"):
         return [NOT_HERE]
-    wanted = ",".join(f"?{name}" for name in (CALLS if calls is None else calls))
-    result = run(_watch, cloudpickle.dumps((function, args, kwargs)), wanted, timeout=TIMEOUT)
+    wanted = set(CALLS if calls is None else calls)
+    watched = ",".join(f"?{name}" for name in sorted({*wanted, *_FORKS}))  # forks tell whose child is whose
+    result = run(_watch, cloudpickle.dumps((function, args, kwargs)), watched, timeout=TIMEOUT)
     if not isinstance(result.value, dict):
         return [f"strace cannot watch here: {_reason(result)}"]
-    lines = _Listing(result.value["first"], result.value["files"]).lines()
-    for text, name in (names or {}).items():
-        lines = [line.replace(text, name) for line in lines]
+    lines = _Listing(wanted, result.value["first"], result.value["files"]).lines()
     if trouble := result.value["error"]:
         lines.append(f"the function raised {trouble}")
+    for text, name in (names or {}).items():
+        lines = [line.replace(text, name) for line in lines]
     return lines
 
 
@@ -71,24 +72,24 @@ def _reason(result: Result) -> str:
 
 # ── in a process of its own: the function, with strace beside it ─────────────────────────────────────
 
-def _watch(body: bytes, wanted: str) -> dict[str, Any]:
+def _watch(body: bytes, watched: str) -> dict[str, Any]:
     """Fork the function's process, attach strace to it, let it go, and collect what strace wrote."""
     go, go_end = os.pipe()
     outcome, outcome_end = os.pipe()
     with tempfile.TemporaryDirectory() as directory:
         target = os.fork()
         if target == 0:  # the function's process: waits until it is watched
-            os.close(go_end)
             begin()
             with suppress(OSError):  # where Yama does not ask for it
                 syscalls.prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY)
             _be_watched(body, go, outcome_end)
         os.close(outcome_end)
+        os.read(outcome, 1)  # it has loaded the function, and what that imports is not watched
         strace = os.fork()
         if strace == 0:  # strace, a sibling of what it watches
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.execvp("strace", ["strace", "-ff", "-ttt", "-q", "-s", "200", "--decode-pids=pidns",
-                                 "-e", f"trace={wanted}", "-e", "signal=none",
+                                 "-e", f"trace={watched}", "-e", "signal=none",
                                  "-o", f"{directory}/calls", "-p", str(target)])
         _until_watched(target, strace)
         os.write(go_end, b"g")
@@ -102,6 +103,7 @@ def _watch(body: bytes, wanted: str) -> dict[str, Any]:
 
 def _be_watched(body: bytes, go: int, outcome: int) -> None:
     function, args, kwargs = load(body)
+    os.write(outcome, b"r")
     os.read(go, 1)
     _, _, error = attempt(lambda: function(*args, **kwargs), quiet=(Exception,))
     if error:
@@ -142,8 +144,8 @@ _BOOKKEEPING = ("CLONE_CHILD_CLEARTID", "CLONE_CHILD_SETTID", "CLONE_PARENT_SETT
 class _Listing:
     """The calls of a process, and below it those of its children in the order in which they were born."""
 
-    def __init__(self, first: int, files: dict[int, str]) -> None:
-        self.first, self.files = first, files
+    def __init__(self, wanted: set[str], first: int, files: dict[int, str]) -> None:
+        self.wanted, self.first, self.files = wanted, first, files
         self.orphans = sorted((pid for pid in files if pid != first), key=lambda pid: files[pid][:30])
 
     def lines(self) -> list[str]:
@@ -163,7 +165,8 @@ class _Listing:
                 result = f"child {number}"
             if call == "execve" and shown and _is_search(shown[-1], arguments):
                 shown.pop()
-            shown.append(_tidy(call, arguments, result))
+            if call in self.wanted:
+                shown.append(_tidy(call, arguments, result))
         for child, number in born:
             below = self._of(child, number)
             if below:
