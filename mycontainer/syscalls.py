@@ -1,9 +1,8 @@
 """The kernel's door: the system calls a container is made of, and nothing else.
 
-Python's ``os`` module has no mount(2), and unshare(2) and setns(2) only since 3.12. So we ask the C
-library for the one function behind them all, syscall(2), and hand it the number of the call that we
-want. Constants and functions carry the names that the kernel's headers and the manual pages use:
-``syscalls.unshare`` does what ``man 2 unshare`` says.
+Python's ``os`` module has no mount(2), and unshare(2) and setns(2) only since 3.12. So we hand the C
+library's syscall(2), the one function behind them all, the number of the call that we want. All names are
+those of the kernel's headers and of the manual: ``syscalls.unshare`` does what ``man 2 unshare`` says.
 
 A call that fails raises OSError (PermissionError, FileNotFoundError, ... by its errno); ``filename``
 holds the call as it was made, and a note tells the likely cause where one is known.
@@ -53,10 +52,8 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 CLOSE_RANGE_CLOEXEC = 4
 PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
 
-# The number of each call: asm/unistd_64.h for x86_64, asm-generic/unistd.h for aarch64. From 424 on
-# every architecture has the same.
+# asm/unistd_64.h for x86_64, asm-generic/unistd.h for aarch64; from 424 on all architectures agree.
 NUMBERS = {
     "x86_64": {"chdir": 80, "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165,
                "umount2": 166, "sethostname": 170, "unshare": 272, "setns": 308},
@@ -68,15 +65,16 @@ NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "
 
 class Flags(int):
     """An int that prints as the kernel's names: ``MS_BIND|MS_REC``."""
-    prefix = ""
+    prefix: str | tuple[str, ...] = ""
 
-    def __new__(cls, prefix: str, value: int) -> Flags:
+    def __new__(cls, prefix: str | tuple[str, ...], value: int) -> Flags:
         (flags := super().__new__(cls, value)).prefix = prefix
         return flags
 
     def __repr__(self) -> str:
-        names = (n for n, bit in globals().items() if n.startswith(self.prefix) and bit & self > 0)
-        return "|".join(names) or "0"
+        known = {n: b for n, b in globals().items() if n.startswith(self.prefix) and 0 < b & self == b}
+        unknown = self & ~sum(known.values())
+        return "|".join([*known, *[hex(unknown)] * (unknown != 0)]) or "0"
 
 
 def _kernel(name: str, *arguments: object) -> int:
@@ -101,16 +99,17 @@ _call = _kernel
 
 def describe(name: str, *arguments: object) -> str:
     """The call as strace would show it: ``mount("proc", "/proc", "proc", MS_NOSUID, NULL)``."""
-    shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else repr(a) for a in arguments)
+    shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else
+             "AT_FDCWD" if a == AT_FDCWD else repr(a) for a in arguments)
     return f"{name}({', '.join(shown)})"
 
 
 @contextmanager
 def recording(fail: dict[str, int] | None = None) -> Iterator[list[str]]:
-    """A double for the kernel: inside the block calls are noted down and not made.
+    """A double for the kernel: inside the block calls are noted down, as `describe` shows them, not made.
 
-    ``fail`` maps a call's name to the errno with which it shall fail. Yields the list of the calls in
-    order, each as `describe` gives it: so that a *sequence* can be tested without being root.
+    ``fail`` maps a call's name to the errno with which it shall fail. So a *sequence* of calls can be
+    tested without being root.
     """
     global _call
     calls: list[str] = []
@@ -187,7 +186,7 @@ def openat2(directory: int, path: str, flags: int, mode: int = 0, resolve: int =
 
 def open_tree(directory: int, path: str, flags: int) -> int:
     """Take a mount in hand, or a copy of it that is mounted nowhere yet. man 2 open_tree."""
-    return _call("open_tree", directory, path, flags)
+    return _call("open_tree", directory, path, Flags(("OPEN_TREE_", "AT_"), flags))
 
 
 def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:
