@@ -36,7 +36,7 @@ class Kernel:
         kernelspec.install(str(prefix))
         specs = KernelSpecManager(kernel_dirs=[str(prefix / "share/jupyter/kernels")])
         self.manager = KernelManager(kernel_name=kernelspec.NAME, kernel_spec_manager=specs, **how)
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
         self.manager.start_kernel(cwd=str(cwd), stderr=self.log)
         self.client = self.manager.blocking_client()
         self.client.start_channels()

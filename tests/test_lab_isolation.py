@@ -99,8 +99,8 @@ def openable(path):
 [p for d, _, files in os.walk("/proc/sys") for p in (f"{d}/{f}" for f in files) if openable(p)]""")
     own = ("/proc/sys/net/", "/proc/sys/user/", "/proc/sys/fs/mqueue/")
     ipc_and_uts = {f"/proc/sys/kernel/{name}" for name in (
-        "domainname", "hostname", "msg_next_id", "msgmax", "msgmnb", "msgmni", "ns_last_pid", "pid_max", "sem",
-        "sem_next_id", "shm_next_id", "shm_rmid_forced", "shmall", "shmmax", "shmmni", "auto_msgmni")}
+        "domainname", "hostname", "msg_next_id", "msgmax", "msgmnb", "msgmni", "ns_last_pid", "pid_max",
+        "sem", "sem_next_id", "shm_next_id", "shm_rmid_forced", "shmall", "shmmax", "shmmni", "auto_msgmni")}
     assert [path for path in writable if not path.startswith(own) and path not in ipc_and_uts] == []
     assert "/proc/sys/fs/mqueue/msg_max" in writable  # the look does find what there is
 
@@ -128,7 +128,8 @@ def test_no_device_but_the_harmless(lab: Kernel) -> None:
     devices = lab.value("""
 import os, stat
 found = [f"{d}/{n}" for d, _, names in os.walk("/dev") for n in names]
-sorted(p for p in found if not os.path.islink(p) and stat.S_IFMT(os.stat(p).st_mode) in (stat.S_IFCHR, stat.S_IFBLK))""")
+devices = (stat.S_IFCHR, stat.S_IFBLK)
+sorted(p for p in found if not os.path.islink(p) and stat.S_IFMT(os.stat(p).st_mode) in devices)""")
     harmless = {"null", "zero", "full", "random", "urandom", "tty", "pts/ptmx"}
     assert {one.removeprefix("/dev/") for one in devices if not one.startswith("/dev/pts/")
             or one.endswith("ptmx")} <= harmless

@@ -29,7 +29,7 @@ from mycontainer.lab import channel, doorman, init, relay, sandbox
 from mycontainer.lab.channel import Channel
 from mycontainer.lab.limits import Limits
 from mycontainer.lab.record import Recorder
-from mycontainer.lab.state import PREFIX, State, sweep
+from mycontainer.lab.state import PREFIX, State, started, sweep
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 QUIET = "--IPKernelApp.log_level=ERROR"  # not a warning with each start that loopback is not encrypted
@@ -54,9 +54,9 @@ class Lab:
     def start(self, argv: Sequence[str] = (), connection: Mapping[str, Any] | None = None) -> None:
         """Start the lab, and ``argv`` in it. Raises ContainerError if this machine cannot have one."""
         sweep()
-        self.state = State(self.name)
         self.parent = watched_parent()
-        listeners, inside = publish(connection, self.sockets) if connection else ([], {})
+        listeners, inside = publish(connection, self.sockets) if connection is not None else ([], {})
+        self.state = State(self.name)
         self.limits.prepare()
         self.state.write(self.facts())
         progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,7 +122,8 @@ class Lab:
     def facts(self) -> dict[str, Any]:
         """What others must know to join this lab, or to clear up after it."""
         env = {name: value for name, value in self._environment().items() if name != "MYCONTAINER_LAB_FD"}
-        return {"launcher": os.getpid(), "init": self.init, "server": os.getppid(), "started": time.time(),
+        return {"name": self.name, "launcher": os.getpid(), "server": os.getppid(), "started": time.time(),
+                "init": self.init, "init_started": started(self.init),
                 "cgroups": self.limits.directories, "sockets": self.sockets, "env": env,
                 "workdir": self.layout.workdir}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,8 +25,12 @@ class State:
 
     def __init__(self, name: str) -> None:
         self.path = f"{paths.runtime_dir()}/{name}.json"
-        self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        while True:
+            self.fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            if os.path.exists(self.path) and os.path.samestat(os.fstat(self.fd), os.stat(self.path)):
+                return
+            os.close(self.fd)  # a sweep saw it unlocked for a moment, and removed it
 
     def write(self, facts: dict[str, Any]) -> None:
         """Say what there is to find, and to clear up. Written in one go: readers see all of it or nothing."""
@@ -58,6 +63,7 @@ def sweep() -> None:
             with open(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for facts in _read(path):
+                    _end(facts.get("init", 0), facts.get("init_started", 0))
                     for leftover in facts.get("sockets", []):
                         _remove(leftover)
                     if not limits.remove(facts.get("cgroups", [])):
@@ -80,6 +86,26 @@ def _read(path: str) -> list[dict[str, Any]]:
             return [json.load(file)]
     except (OSError, ValueError):
         return []  # being written right now
+
+
+def started(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with it a pid is unique. 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
+
+
+def _end(pid: int, since: int) -> None:
+    """Kill PID 1 of a lab that outlived its launcher and its doorman, which takes root inside to arrange."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return
+    if since and started(pid) == since:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+    os.close(fd)
 
 
 def _remove(path: str) -> None:
