@@ -112,8 +112,9 @@ def defines(*headers: str, prefix: str = "") -> dict[str, int]:
             text = where.read_text() if where.exists() else ""
             line = rf"#\s*define\s+{prefix}(\w+)\s+([^/\n]+?)\s*(?:/\*.*)?$"
             for name, value in re.findall(line, text, re.M):
-                if re.fullmatch(r"[-()x<\s\da-fA-F]+", value.strip()):
-                    found[name] = eval(value)
+                number = value.replace("U", "").strip()  # (1U << 2)
+                if re.fullmatch(r"[-()x<\s\da-fA-F]+", number):
+                    found[name] = eval(number)
     return found
 
 
@@ -164,8 +165,8 @@ def test_the_number_is_chosen_by_the_machine(machine: str, monkeypatch: pytest.M
     (lambda: syscalls.setns(999), OSError, errno.EBADF),
     (lambda: syscalls.unshare(-1), OSError, errno.EINVAL),
 ], ids=["ENOENT", "ENOTDIR", "EBADF", "EINVAL"])
-def test_a_failure_is_the_oserror_of_its_errno_and_names_the_call(call: Callable[[], None], kind: type[OSError],
-                                                                  code: int) -> None:
+def test_a_failure_is_the_oserror_of_its_errno_and_names_the_call(
+        call: Callable[[], None], kind: type[OSError], code: int) -> None:
     with pytest.raises(kind) as caught:
         call()
     assert caught.value.errno == code
