@@ -46,6 +46,7 @@ class Lab:
         self.workspace = find_workspace(workdir)
         more = [self.workspace] if self.workspace else []
         self.layout = sandbox.plan(workdir, _images(), more)
+        self.maps = idmap.choose_maps()
         self.limits = Limits(self.name)
         self.sockets: list[str] = []  # socket files to remove at the end
         self.doorman = self.init = self.initfd = 0
@@ -98,8 +99,7 @@ class Lab:
             self.limits.join(self.doorman)
             self.channel.send(channel.JOINED)
             self.channel.expect(channel.UNSHARED)
-            uid_map, gid_map = idmap.choose_maps()
-            namespaces.write_map(self.doorman, uid_map, gid_map)
+            namespaces.write_map(self.doorman, *self.maps)
             trees = self._take_trees()
             self.channel.send(channel.MAPPED, trees)
             for fd in trees:
@@ -135,6 +135,8 @@ class Lab:
             "SHELL": "/bin/sh", "PATH": f"{sys.prefix}/bin:{PATH}", "MYCONTAINER_LAB": "1",
             "MYCONTAINER_LAB_FD": str(init.PROGRESS_FD),
             "MYCONTAINER_LAB_LIMITS": json.dumps(self.limits.in_force),
+            # From inside one sees the ids of the user namespace just above, which has the same ones.
+            "MYCONTAINER_LAB_UID_MAP": "\n".join(" ".join(map(str, row)) for row in self.maps[0]),
             "JPY_PARENT_PID": "0",  # or ipykernel takes PID 1 for a parent that died, and ends
             **({"MYCONTAINER_WORKSPACE": self.workspace} if self.workspace else {}),
         }
