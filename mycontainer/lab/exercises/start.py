@@ -44,7 +44,7 @@ def probe_first_wall(p: Probe) -> None:
 
 
 FIRST_WALL = Exercise(
-    id="start.first_wall", title="A host name of its own", difficulty=1, minutes=2, lines=2,
+    id="start.first_wall", title="Your first wall", difficulty=1, minutes=2, lines=2,
     syscalls=("unshare", "sethostname"),
     hints=("Two system calls, one a line: first stop sharing, then set the name.",
            "syscalls.unshare takes one flag: what shall no longer be shared. The kernel calls names UTS.",
