@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mycontainer import chroot, lab, syscalls
@@ -474,7 +474,103 @@ LEAK_HUNTER = Exercise(
             ''', says="did not come back"),
     ))
 
-EXERCISES = [ENTER, WHY_ENOENT, ESCAPE, CAGE, LEAK_HUNTER]
+
+# ── volume ───────────────────────────────────────────────────────────────────────────────────────────
+
+def volume(source: str, target: str) -> None:
+    """Show the directory ``source`` at ``target``, read-only. man 2 mount_setattr."""
+    syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.mount_setattr(syscalls.AT_FDCWD, target, syscalls.AT_RECURSIVE, set_=syscalls.MOUNT_ATTR_RDONLY)
+
+
+def _apart() -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    chroot.make_private()
+
+
+def _try_to_write(path: str) -> str:
+    with open(path, "w") as file:
+        file.write("changed")
+    return "written"
+
+
+def probe_volume(p: Probe) -> None:
+    source, target, name = f"/tmp/{p.token()}", f"/tmp/{p.token()}", p.token()
+
+    def prepare() -> None:
+        os.makedirs(f"{source}/below")
+        os.mkdir(target)
+        syscalls.mount("tmpfs", f"{source}/below", "tmpfs")
+        for path in (f"{source}/{name}", f"{source}/below/{name}"):
+            os.close(os.open(path, os.O_CREAT))
+
+    with p.child(run=prepare):
+        pass
+    with p.child(source, target, before=_apart) as process:
+        def inside(look: Callable[..., object], *paths: str) -> object:
+            return process.inside(look, *paths)
+
+        there = inside(os.path.exists, f"{target}/{name}")
+        p.expect("whether a file of the source is at the target", there, True, look="man 2 mount",
+                 cause="Nothing of the source is shown there.")
+        same = inside(os.path.samefile, f"{source}/{name}", f"{target}/{name}")
+        p.expect("whether it is the same file at both places", same, True, look="man 2 mount",
+                 cause="It is a copy: what the source writes later is not seen.")
+        below = inside(os.path.exists, f"{target}/below/{name}")
+        p.expect("whether what is mounted below the source is shown too", below, True,
+                 cause="One mount was bound, without the mounts below it.",
+                 look='man 2 mount, "Creating a bind mount"')
+        p.expect("writing to the target", inside(_try_to_write, f"{target}/{name}"), "OSError",
+                 cause="Read-only was not asked for, or asked in the call that binds: there it is ignored.",
+                 look='man 2 mount, "Creating a bind mount"')
+        p.expect("writing below the target", inside(_try_to_write, f"{target}/below/{name}"), "OSError",
+                 cause="Read-only holds for the top, and not for the file systems below it.",
+                 look="man 2 mount_setattr, AT_RECURSIVE")
+        p.expect("writing to the source", inside(_try_to_write, f"{source}/{name}"), "written",
+                 cause="The original has become read-only for you as well.", look="man 2 mount_setattr")
+
+
+VOLUME = Exercise(
+    id="chroot.volume", title="Volume", difficulty=2, minutes=5, lines=2, syscalls=("mount", "mount_setattr"),
+    reference="mycontainer.lab.exercises.chroot.volume", forbid=("mycontainer.chroot.bind",),
+    probe=probe_volume,
+    stub='''
+        def my_volume(source, target):
+            """Show the directory source at target, read-only, with everything that is mounted below it."""
+            ...
+        ''',
+    hints=(
+        "A bind mount shows the same files under a second name. Two flags: bind, and what is below too.",
+        ("Read-only is a second call: the one that binds ignores MS_RDONLY. Look at the signature: "
+         "lab.source(syscalls.mount_setattr)"),
+        ("mount_setattr takes AT_FDCWD and a path; one AT_ flag lets it reach the mounts below, and set_ is "
+         "one of MOUNT_ATTR_."),
+    ),
+    fast_track="Write the bind only, and let the check tell you what is left to do.",
+    equivalent_mutants={
+        "without syscalls.AT_FDCWD in syscalls.mount_setattr(syscalls.AT_FDCWD, target, "
+        "syscalls.AT_RECURSIVE, set_=syscalls.MOUNT_ATTR_RDONLY)":
+        "the path is absolute, so it does not matter from where it starts"},
+    wrong=(
+        Wrong('''
+            def my_volume(source, target):
+                syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC | syscalls.MS_RDONLY)
+            ''', says="there it is ignored"),
+        Wrong('''
+            def my_volume(source, target):
+                syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
+                MS_REMOUNT = 0x20
+                syscalls.mount(None, target, None, MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY)
+            ''', says="not for the file systems below"),
+        Wrong('''
+            import shutil
+
+            def my_volume(source, target):
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            ''', says="It is a copy"),
+    ))
+
+EXERCISES = [ENTER, WHY_ENOENT, ESCAPE, CAGE, LEAK_HUNTER, VOLUME]
 
 
 PREDICTIONS = [
