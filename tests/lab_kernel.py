@@ -44,7 +44,8 @@ class Kernel:
 
     @property
     def launcher(self) -> int:
-        return self.manager.provisioner.process.pid
+        pid: int = self.manager.provisioner.process.pid  # type: ignore[union-attr]
+        return pid
 
     def lab(self) -> dict[str, Any]:
         """What the lab's state file says."""

@@ -208,7 +208,7 @@ class raw_terminal:
     def __enter__(self) -> None:
         self.before = termios.tcgetattr(0) if os.isatty(0) else None
         if self.before:
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead stays
 
     def __exit__(self, *_: object) -> None:
         if self.before:
