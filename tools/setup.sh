@@ -162,7 +162,7 @@ build_base_image() { # its stamp holds what it is made from, and where it is
 
 install_kernel() {
     [ -e mycontainer/lab/kernelspec.py ] || return 0
-    key="$(cat mycontainer/lab/kernelspec.py tools/setup.sh | cksum) $(ls "$venv/bin/mycontainer-lab-python" 2>/dev/null)"
+    key="$(cat mycontainer/lab/kernelspec.py tools/setup.sh | cksum) $(ls "$venv/bin/mycontainer-lab-python" 2>/dev/null || echo none)"
     [ "$(cat "$venv/.setup-kernel" 2>/dev/null)" != "$key" ] || return 0
     say 'Installing the kernel "Container Lab" into .venv'
     "$venv/bin/python" -m mycontainer.lab.kernelspec install --sys-prefix >"$log" 2>&1 || {
