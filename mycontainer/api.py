@@ -61,8 +61,8 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
                                gid_map=gid_map, volumes=[_checked_volume(volume) for volume in volumes])
     except ContainerError as error:
         if rootfs and uid_map and not error.hint:
-            error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to walk to "
-                          f"{rootfs}, and finds there proc, sys and dev or may make them.")
+            error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to get "
+                          f"to {rootfs}, and finds proc, sys and dev there or may make them.")
         raise
 
 

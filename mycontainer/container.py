@@ -126,6 +126,7 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
     outside = os.getpid()
     runner = os.fork()
     if runner == 0:  # the runner
+        os.setpgid(0, 0)  # what is sent to the caller's group, as Ctrl-C is, is the caller's to pass on
         os.close(order)  # so that the death of the outside ends our waiting for it
         _to_the_end(tell, lambda: _runner(inside, kinds, outside, orders, tell))
     os.close(orders)
@@ -166,7 +167,6 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orde
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         _await(orders, GO)
         _to_the_end(tell, inside)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to pass on
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     # When the caller dies, so do we, by a signal that lets us take PID 1 along: its own parent-death signal
     # is lost as soon as it changes its user (prctl(2)). Set after become_root, for the same reason.

@@ -38,7 +38,7 @@ def runtime_dir() -> str:
     """
     if os.geteuid() == 0:
         path = "/run/mycontainer"
-    elif os.access(base := os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):  # after su(1) it is another user's
+    elif os.access(base := os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):  # after su(1): another's
         path = os.path.join(base, "mycontainer")
     else:
         path = f"/tmp/mycontainer-{os.geteuid()}"

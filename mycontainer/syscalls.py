@@ -99,8 +99,8 @@ _call = _kernel
 
 def describe(name: str, *arguments: object) -> str:
     """The call as strace would show it: ``mount("proc", "/proc", "proc", MS_NOSUID, NULL)``."""
-    shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else
-             "AT_FDCWD" if a == AT_FDCWD else repr(a) for a in arguments)
+    shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else "AT_FDCWD" if a == AT_FDCWD
+             else "{...}" if isinstance(a, bytes) else repr(a) for a in arguments)
     return f"{name}({', '.join(shown)})"
 
 

@@ -55,27 +55,28 @@ class Command:
             word = rest.pop(0)
             if word == "--":
                 break
-            name, separator, value = word[2:].partition("=")
-            if not word.startswith("--"):
-                name, value = word[1], word[2:]
-            option = self._find(word, name)
-            if option.kind == FLAG and value and not separator:  # -it is -i -t
-                rest.insert(0, f"-{value}")
-            elif option.kind == FLAG and separator:
-                raise self._error(f"option --{name} takes no value")
-            elif option.kind != FLAG and not value and not separator:
+            name, separator, attached = word.partition("=")
+            if not word.startswith("--"):  # -eA=1 is -e A=1
+                name, attached = word[:2], word[2:].removeprefix("=")
+            option = self._find(name)
+            if option.kind == FLAG:
+                if separator and name.startswith("--"):
+                    raise self._error(f"option {name} takes no value")
+                if attached:  # -it is -i -t
+                    rest.insert(0, f"-{attached}")
+                attached = ""
+            elif not attached and not separator:
                 if not rest:
-                    raise self._error(f"option {word} needs a value: {option.spelling.strip()}")
-                value = rest.pop(0)
-            given.setdefault(option.name, []).append(value)
+                    raise self._error(f"option {name} needs a value: {option.spelling.strip()}")
+                attached = rest.pop(0)
+            given.setdefault(option.name, []).append(attached)
         return given, rest
 
-    def _find(self, word: str, name: str) -> Option:
+    def _find(self, name: str) -> Option:
         for option in self.options:
-            if name == (option.name if word.startswith("--") else option.letter):
+            if name in (f"--{option.name}", f"-{option.letter}"):
                 return option
-        shown = word if word.startswith("--") else f"-{name}"
-        raise self._error(f"no such option: {shown.partition('=')[0]}")
+        raise self._error(f"no such option: {name}")
 
     def _error(self, line: str) -> ContainerError:
         return ContainerError(line, hint=f"To see what there is: {' '.join(self.usage.split()[:2])} --help")
