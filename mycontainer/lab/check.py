@@ -103,8 +103,11 @@ def check(id: str, solution: Any, *, quiet: bool = False) -> Verdict | None:
     return None
 
 
-def judge(id: str, solution: Any) -> Verdict:
-    """The verdict on a solution, from a process of its own: what is patched in this one has no say."""
+def judge(id: str, solution: Any, patience: float = 1.0) -> Verdict:
+    """The verdict on a solution, from a process of its own: what is patched in this one has no say.
+
+    ``patience`` scales the seconds that a probe waits for what a wrong solution may never do.
+    """
     import cloudpickle
 
     exercise = exercises.find(id)
@@ -116,7 +119,7 @@ def judge(id: str, solution: Any) -> Verdict:
         return Verdict(id, WRONG, f"✗ {id}: this cannot be tried", (("why", str(error)),),
                        "Your function uses something that lives in this notebook only: make that inside it.")
     where = exercises.module_of(exercise.chapter)
-    result = run(_examine, where, exercise.chapter, id, body, timeout=3 * TIMEOUT)
+    result = run(_examine, where, exercise.chapter, id, body, patience, timeout=3 * TIMEOUT)
     if result.error and result.error.kind == "TimeoutError":
         return Verdict(id, WRONG, f"✗ {id}: not yet", (("got", "no end after a minute"),))
     if not isinstance(result.value, Verdict):
@@ -145,7 +148,7 @@ def _open(id: str) -> Verdict:
                          f'A hint: lab.hint("{id}")')
 
 
-def _examine(module: str, chapter: str, id: str, body: bytes) -> Verdict:
+def _examine(module: str, chapter: str, id: str, body: bytes, patience: float) -> Verdict:
     """Run the exercise's probe on a solution: in the examiner, where no code of the learner ever runs."""
     from mycontainer.lab import probe
 
@@ -153,7 +156,7 @@ def _examine(module: str, chapter: str, id: str, body: bytes) -> Verdict:
         exercises.add(chapter, module)
     exercise = exercises.find(id)
     try:
-        exercise.probe(probe.Probe(exercise, body))
+        exercise.probe(probe.Probe(exercise, body, patience))
     except probe.Unfinished:
         return _open(id)
     except probe.Ours:

@@ -192,7 +192,8 @@ class Checkpoint:
     until `release`. `arrived` gives the process that stands there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 1.0) -> None:
+        self.patience = patience
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
@@ -214,7 +215,7 @@ class Checkpoint:
 
     def arrived(self, cause: str = "", look: str = "", seconds: float = 3.0) -> Process:
         """Who called it, waiting at most so long; ends the check, with this likely cause, if nobody does."""
-        if not select.select([self._ours], [], [], seconds)[0]:
+        if not select.select([self._ours], [], [], seconds * self.patience)[0]:
             fail("who calls the function that yours was given", "nobody", "a process", cause, look)
         _, extra, _, _ = self._ours.recvmsg(16, socket.CMSG_SPACE(12))
         return Process(next(struct.unpack("iII", data)[0] for _, kind, data in extra
@@ -224,8 +225,8 @@ class Checkpoint:
 class Probe:
     """One check of one solution. `solution` is what the learner handed in, only to be run in a `child`."""
 
-    def __init__(self, exercise: Exercise, body: bytes) -> None:
-        self.exercise, self._body = exercise, body
+    def __init__(self, exercise: Exercise, body: bytes, patience: float = 1.0) -> None:
+        self.exercise, self._body, self.patience = exercise, body, patience
         self._world: Process | None = None
         self._checkpoints: list[Checkpoint] = []
 
@@ -265,7 +266,7 @@ class Probe:
 
     def checkpoint(self) -> Checkpoint:
         """A callable to hand to the learner's function: see `Checkpoint`."""
-        self._checkpoints.append(Checkpoint())
+        self._checkpoints.append(Checkpoint(self.patience))
         return self._checkpoints[-1]
 
     @contextmanager
@@ -341,7 +342,7 @@ class Probe:
 
     def _wait(self, process: Child, outcome: int, seconds: float, checkpoints: list[Checkpoint]) -> None:
         """Until the function has returned, its process has ended, or somebody stands at a checkpoint."""
-        deadline, text = time.monotonic() + seconds, b""
+        deadline, text = time.monotonic() + seconds * self.patience, b""
         while not text.endswith(b"\0") and not process.returned and not process.ended:
             left = max(0.0, deadline - time.monotonic())
             ready = select.select([outcome, *(one.fileno() for one in checkpoints)], [], [], left)[0]
