@@ -720,6 +720,17 @@ PREDICTIONS = [
             "a": "For any other process. The default action of a signal does not exist for process 1.",
             "c": "That is what happens when process 1 has ended, and SIGTERM does not achieve that here."}),
     Prediction(
+        id="namespaces.shadow",
+        question="Who owns /etc/shadow, as this notebook sees it?",
+        choices={"a": "root, user 0: it is mine", "b": "user 65534, nobody", "c": "whoever started the lab"},
+        answer="b",
+        why="The owner is the machine's user 0, and that user has no id in here. What has no id in a user "
+            "namespace is shown as 65534.",
+        misconceptions={
+            "a": "Ids are translated on their way to you. Your 0 is somebody else outside, and the "
+                 "outside's 0 is nobody here.",
+            "c": "The file did not change its owner for you, only the number under which you see it."}),
+    Prediction(
         id="namespaces.root",
         question="A process is uid 0 in a user namespace of its own. What may it do?",
         choices={"a": "all that root may: uid 0 is uid 0", "b": "nothing special: the 0 is only painted on",
