@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from mycontainer.lab.child import child as child
     from mycontainer.lab.child import run as run
     from mycontainer.lab.child import sh as sh
+    from mycontainer.lab.dissolve import Specimen as Specimen
+    from mycontainer.lab.dissolve import dissolve as dissolve
+    from mycontainer.lab.figures import mount_tree as mount_tree
+    from mycontainer.lab.figures import mountinfo as mountinfo
+    from mycontainer.lab.figures import namespace_figure as namespace_figure
+    from mycontainer.lab.figures import process_tree as process_tree
+    from mycontainer.lab.figures import three_numbers as three_numbers
     from mycontainer.lab.hints import hint as hint
     from mycontainer.lab.hints import solution as solution
     from mycontainer.lab.predict import predict as predict
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
     from mycontainer.lab.progress import reset as reset
     from mycontainer.lab.source import source as source
     from mycontainer.lab.trace import trace as trace
+    from mycontainer.lab.widgets import dissolving_container as dissolving_container
+    from mycontainer.lab.widgets import doctor_widget as doctor_widget
+    from mycontainer.lab.widgets import namespace_explorer as namespace_explorer
 
 _HOME = {  # name: the module that it lives in
     "run": "child", "child": "child", "sh": "child",
@@ -32,6 +42,10 @@ _HOME = {  # name: the module that it lives in
     "progress": "progress", "reset": "progress", "mine": "progress",
     "trace": "trace",
     "source": "source",
+    "namespace_figure": "figures", "mount_tree": "figures", "mountinfo": "figures",
+    "three_numbers": "figures", "process_tree": "figures",
+    "dissolve": "dissolve", "Specimen": "dissolve",
+    "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",
 }
 
 
