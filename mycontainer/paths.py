@@ -36,7 +36,7 @@ def runtime_dir() -> str:
 
     Raises ContainerError if somebody else owns it: in /tmp anybody could have been there first.
     """
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):  # root of a user namespace may have another's /run
         path = "/run/mycontainer"
     elif os.access(base := os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):  # after su(1): another's
         path = os.path.join(base, "mycontainer")

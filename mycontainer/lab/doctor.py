@@ -50,7 +50,7 @@ class Need(NamedTuple):
     attempt: Callable[[], str]
     cure: Callable[[Machine], str]
     essential: bool = True
-    stands_on: str = ""  # another need: if that fails there is no point in trying this one
+    stands_on: tuple[str, ...] = ()  # other needs: if one of them fails there is no point in trying this one
 
 
 def examine() -> list[Finding]:
@@ -75,9 +75,9 @@ def examine_here(machine: Machine) -> list[Finding]:
     """`examine`, in this process, which must have no other thread."""
     findings: dict[str, Finding] = {}
     for need in NEEDS:
-        below = findings.get(need.stands_on)
-        if below and not below.works:
-            detail = f"not tried; it needs {need.stands_on}"
+        missing = [what for what in need.stands_on if not findings[what].works]
+        if missing:
+            detail = f"not tried; it needs {missing[0]}"
             findings[need.what] = Finding(need.chapter, need.what, None, detail, "")
         else:
             findings[need.what] = try_out(need, machine)
@@ -172,28 +172,29 @@ NEEDS = (
     Need(0, "a static busybox for the base image", trials.static_busybox,
          lambda machine: machine.install("busybox"), essential=False),
     Need(0, USERNS, trials.user_namespace, allow_user_namespaces),
-    Need(0, MOUNT, trials.mount, allow_user_namespaces, stands_on=USERNS),
-    Need(0, "more than one user id in the lab", trials.many_ids, more_ids, essential=False, stands_on=MOUNT),
+    Need(0, MOUNT, trials.mount, allow_user_namespaces, stands_on=(USERNS,)),
+    Need(0, "more than one user id in the lab", trials.many_ids, more_ids,
+         essential=False, stands_on=(MOUNT,)),
     Need(0, "limits for the lab", trials.limits, always("")),
-    Need(1, "a root directory of its own", trials.new_root, allow_user_namespaces, stands_on=MOUNT),
-    Need(1, "a /dev of its own", trials.new_dev, allow_mounts, stands_on=MOUNT),
+    Need(1, "a root directory of its own", trials.new_root, allow_user_namespaces, stands_on=(MOUNT,)),
+    Need(1, "a /dev of its own", trials.new_dev, allow_mounts, stands_on=(MOUNT,)),
     Need(1, "read-only volumes", trials.readonly_volume, always(f"They need Linux 5.12: {NEWER}."),
-         essential=False, stands_on=MOUNT),
-    Need(2, NET, trials.every_kind, always("Boot the distribution's own kernel."), stands_on=USERNS),
-    Need(2, "a /proc of its own", trials.new_proc, allow_mounts, stands_on=MOUNT),
-    Need(2, "a /sys of its own", trials.new_sys, allow_mounts, stands_on=MOUNT),
+         essential=False, stands_on=(MOUNT,)),
+    Need(2, NET, trials.every_kind, always("Boot the distribution's own kernel."), stands_on=(USERNS,)),
+    Need(2, "a /proc of its own", trials.new_proc, allow_mounts, stands_on=(MOUNT, NET)),
+    Need(2, "a /sys of its own", trials.new_sys, allow_mounts, stands_on=(MOUNT, NET)),
     Need(2, "clocks of its own", trials.clocks, always(f"They need Linux 5.6: {NEWER}."),
-         essential=False, stands_on=USERNS),
+         essential=False, stands_on=(USERNS,)),
     Need(3, "a cgroup of our own", trials.own_cgroup,
          always("Be root, or log in through systemd, which delegates one to each user.")),
     Need(3, "cgroup v2 with cpu, memory, pids", trials.cgroup_v2,
          always("Add systemd.unified_cgroup_hierarchy=1 to the kernel's command line, and boot again.")),
     Need(4, "overlay file systems", trials.overlay,
-         always(f"They need Linux 5.11 with overlayfs: modprobe overlay, or {NEWER}."), stands_on=MOUNT),
+         always(f"They need Linux 5.11 with overlayfs: modprobe overlay, or {NEWER}."), stands_on=(MOUNT,)),
     Need(5, "network cables and bridges", trials.wires,
-         program("ip", f"This kernel lacks them: modprobe veth bridge, or {NEWER}."), stands_on=NET),
+         program("ip", f"This kernel lacks them: modprobe veth bridge, or {NEWER}."), stands_on=(NET,)),
     Need(5, "address translation", trials.nat,
-         program("nft", f"This kernel lacks it: modprobe nft_masq, or {NEWER}."), stands_on=NET),
+         program("nft", f"This kernel lacks it: modprobe nft_masq, or {NEWER}."), stands_on=(NET,)),
     Need(10, "QEMU", trials.qemu, lambda machine: machine.install(QEMU)),
     Need(10, "virtual machines in hardware (KVM)", trials.kvm, allow_kvm, essential=False),
 )

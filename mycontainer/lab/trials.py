@@ -152,8 +152,8 @@ def new_sys() -> str:
 
 
 def new_dev() -> str:
-    inside(on_tmpfs(lambda: chroot.make_dev(SPOT)), "user", "mnt", "ipc")
-    return "devices, devpts, mqueue"
+    inside(on_tmpfs(lambda: chroot.make_dev(SPOT)), "user", "mnt")
+    return "devices, devpts"
 
 
 def readonly_volume() -> str:
