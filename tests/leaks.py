@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -147,10 +148,12 @@ def _file_things() -> Iterable[Thing]:
     except (ImportError, AttributeError):  # the module comes later than this check
         pass
     for root in roots:
-        if root.exists():
+        if root.is_file():
             yield Thing("file", str(root))
         for directory, directories, files in os.walk(root):
-            yield from (Thing("file", os.path.join(directory, name)) for name in directories + files)
+            # A directory at the top is a standing place, such as the one that every new root is mounted on.
+            names = files if directory == str(root) else directories + files
+            yield from (Thing("file", os.path.join(directory, name)) for name in names)
 
 
 def _descriptor_things() -> Iterable[Thing]:
@@ -212,7 +215,10 @@ def _only_ours(things: Iterable[Thing]) -> list[Thing]:
             process = everyone.get(int(thing.identity.partition("@")[0]))
             if process and is_ours(process, everyone):
                 ours.append(thing._replace(words=_describe(process)))
-        elif thing.kind != "cgroup" or not _somebody_else_is_in(thing.identity, everyone):
+        elif not (
+            (thing.kind == "cgroup" and _somebody_else_is_in(thing.identity, everyone))
+            or (thing.kind == "file" and _is_somebody_elses(thing.identity, everyone))
+        ):
             ours.append(thing)
     return ours
 
@@ -230,6 +236,12 @@ def _describe(process: Process) -> str:
 def _somebody_else_is_in(cgroup: str, everyone: dict[int, Process]) -> bool:
     """Another run on this machine may use /mycontainer at the same time."""
     pids = [int(pid) for file in Path(cgroup).rglob("cgroup.procs") for pid in _words(file)]
+    return any(pid in everyone and not is_ours(everyone[pid], everyone) for pid in pids)
+
+
+def _is_somebody_elses(file: str, everyone: dict[int, Process]) -> bool:
+    """The files of a lab carry the pid of their owner; one that lives and is not ours keeps them by right."""
+    pids = [int(number) for number in re.findall(r"\d+", os.path.basename(file))]
     return any(pid in everyone and not is_ours(everyone[pid], everyone) for pid in pids)
 
 
