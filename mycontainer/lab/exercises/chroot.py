@@ -180,9 +180,10 @@ def probe_escape(p: Probe) -> None:
     root = p.fresh_root()
     with p.child(before=lambda: chroot.enter(root.path)) as process:
         here, top = f"/proc/{process.pid}", f"/proc/{p.world.pid}/root"
-        p.expect("whether the root directory of your process is the real one, from outside",
-                 _same(f"{here}/root", top), True, look="man 2 chroot; man 7 path_resolution",
-                 cause=_still_inside(process, root, _same(f"{here}/cwd", top)))
+        p.expect("the root directory of your process (/proc/PID/root), from outside",
+                 "the real one" if _same(f"{here}/root", top) else "another one", "the real one",
+                 cause=_still_inside(process, root, _same(f"{here}/cwd", top)),
+                 look="man 2 chroot; man 7 path_resolution")
 
 
 def _still_inside(process: Process, root: Root, stands_on_top: bool) -> str:
