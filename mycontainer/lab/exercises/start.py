@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from mycontainer import container, namespaces, syscalls
 from mycontainer.lab.exercise import Exercise, Prediction, Wrong
 from mycontainer.lab.probe import Mismatch, Probe, Process
+from mycontainer.lab.result import Failure
 
 # ── first_wall ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,7 +195,9 @@ def probe_peek(p: Probe) -> None:
     with p.child(run=keep_a_secret) as other, p.child(other.pid, address, size, may_raise=True) as process:
         _say_why(process.error, "reading a process that you may read", {
             errno.EIO: "Nothing is mapped where you read. In /proc/PID/mem the place in the file is the "
-                       "address: move there first."}, "man 5 proc, /proc/pid/mem")
+                       "address: move there first.",
+            "UnicodeDecodeError": "Memory is bytes, not text, and a file can be opened for either.",
+        }, "man 5 proc, /proc/pid/mem")
         got = process.value
         cause = "These bytes are not the ones at that address."
         if got is None:
@@ -212,12 +215,11 @@ def probe_peek(p: Probe) -> None:
                  cause="There is nothing to return: nothing was read.")
 
 
-def _say_why(error: object, what: str, causes: dict[int, str], look: str) -> None:
-    """End the check with the learner's own traceback and what this errno means here."""
+def _say_why(error: Failure | None, what: str, causes: dict[int | str, str], look: str) -> None:
+    """End the check with the learner's own traceback, and what this errno or exception means here."""
     if error:
-        number = getattr(error, "errno", None) or 0
-        raise Mismatch(f"{what}: your function raised {error}", cause=causes.get(number, ""), look=look,
-                       learners=getattr(error, "told", ""))
+        cause = causes.get(error.errno or error.kind, "")
+        raise Mismatch(f"{what}: your function raised {error}", cause=cause, look=look, learners=error.told)
 
 
 PEEK = Exercise(
@@ -314,12 +316,14 @@ LO_IS_OFF = "A new network has its device lo switched off, and with it all of 12
 def probe_collide(p: Probe) -> None:
     port = 20_000 + secrets.randbelow(10_000)
     with p.child(port, run=listen), p.child(port, may_raise=True) as process:
+        apart = process.ns("net") != p.world.ns("net")
         _say_why(process.error, "listening on the same address and port", {
-            errno.EADDRINUSE: "In this network the pair is taken, and SO_REUSEPORT would need the other's "
-                              "consent. There can be more than one network.",
+            errno.EADDRINUSE: "You have a network of your own, but a socket stays in the one it was made in."
+                              if apart else "In this network the pair is taken, and SO_REUSEPORT would need "
+                              "the other's consent. There can be more than one network.",
             errno.EADDRNOTAVAIL: LO_IS_OFF,
         }, "man 7 network_namespaces")
-        got = listening(process)
+        got = [one.replace("0.0.0.0", "127.0.0.1") for one in listening(process)]  # "all" has it in it
         cause = "A server needs socket, bind, listen; and the socket closes when nobody keeps it: return it."
         if got:
             cause = "That pair is free, for it is another one. The task is the very same address and port."
@@ -397,8 +401,8 @@ PREDICTIONS = [
                  "c": "in the ordinary list of processes, next to all others"},
         answer="c", why="It is an ordinary process, wrapped: on the one kernel that there is.",
         misconceptions={
-            "a": "A container has no kernel. That is why it starts in milliseconds; and why a hole in the "
-                 "kernel is a hole for all containers.",
+            "a": "Nothing was booted: the boot ids are equal, so it is one kernel for all. A virtual machine "
+                 "has a kernel of its own, and chapter 10 measures what that costs and brings.",
             "b": "The kernel knows processes, and a dozen properties that a process can have for itself. "
                  "\"Container\" is our word for a process that has many of them.",
         }),
