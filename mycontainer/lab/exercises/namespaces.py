@@ -366,7 +366,7 @@ EXERCISES = [
                 ...
             ''',
         probe=probe_first_pid,
-        fast_track="Copy the cell above; put one line in front, and job() into the child.",
+        fast_track="Copy what you need from the cell above, and put `job()` into the child.",
         wrong=(
             Wrong("""
                 def my_first_pid(job):
@@ -423,7 +423,7 @@ EXERCISES = [
                 return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             ''',
         probe=probe_fix_ps,
-        fast_track="Only the mount of proc, in the right process; then read what the check says.",
+        fast_track="Only the mount of `proc`, in the right process; then read what the check says.",
         wrong=(
             Wrong("""
                 def my_fix_ps(job):
@@ -525,7 +525,7 @@ EXERCISES = [
                 ...
             ''',
         probe=probe_who_shares,
-        fast_track="One line, with namespaces.identify.",
+        fast_track="One line, with `namespaces.identify`.",
         wrong=(
             Wrong("""
                 def my_who_shares(pid, other):
@@ -573,7 +573,7 @@ EXERCISES = [
                 ...
             ''',
         probe=probe_join,
-        fast_track="Three lines: open, setns, for user and uts alone; the check says how far you got.",
+        fast_track="`user` and `uts` alone, in three lines; the check says how far you got.",
         wrong=(
             Wrong("""
                 def my_join(pid, job):
