@@ -17,6 +17,7 @@ image, and it would run with all our rights.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import io
@@ -24,6 +25,7 @@ import linecache
 import os
 import pickle
 import selectors
+import shutil
 import signal
 import struct
 import subprocess
@@ -103,8 +105,11 @@ def _become(argv: list[str]) -> NoReturn:
 
 
 def _cannot_run(argv: list[str], error: OSError) -> tuple[int, None, str, str]:
-    code = 127 if isinstance(error, FileNotFoundError) else 126
-    return code, None, "", f"cannot run {argv[0]}: {error.strerror}\n"
+    reason = error.strerror
+    if "/" not in argv[0] and not shutil.which(argv[0]):  # a closed directory in PATH says something else
+        reason = os.strerror(errno.ENOENT)
+    code = 127 if reason == os.strerror(errno.ENOENT) else 126
+    return code, None, "", f"cannot run {argv[0]}: {reason}\n"
 
 
 # ── outside: the process that asks ───────────────────────────────────────────────────────────────────

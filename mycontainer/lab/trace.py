@@ -213,7 +213,7 @@ def _is_noise(part: str) -> bool:
 
 def _is_search(before: str, arguments: str) -> bool:
     """Whether the exec before this one was the same program, looked for in another directory of PATH."""
-    missed = re.match(r'execve\("(?:.*/)?([^/"]+)", .* = ENOENT', before)
+    missed = re.match(r'execve\("(?:.*/)?([^/"]+)", .* = (?:ENOENT|EACCES)', before)
     return bool(missed) and f'/{missed[1]}"' in _split(arguments)[0]  # type: ignore[index]
 
 
