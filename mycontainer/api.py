@@ -88,14 +88,11 @@ def _fresh(image: str, hostname: str, workdir: str,
 
 def _find_or_build(image: str) -> str:
     """The path of an image; the base image is built when it is asked for and was not yet there."""
-    try:
-        return images.find(image)
-    except ContainerError:
-        if image.removesuffix(":latest") != "busybox":
-            raise
-    from mycontainer.images import base  # slow to load, and needed once
+    if image in ("busybox", "busybox:latest") and "busybox" not in images.names():
+        from mycontainer.images import base  # slow to load, and needed once
 
-    return base.build()
+        return base.build()
+    return images.find(image)
 
 
 def _take(terminal: int) -> None:

@@ -279,6 +279,18 @@ def test_an_image_that_cannot_be_built_is_told(tmp_path: Path) -> None:
     assert_one_line_and_a_hint(done, 125, "cannot write the base image to /proc/nowhere/images/busybox.tar")
 
 
+@needs_user
+def test_an_image_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYCONTAINER_HOME", str(tmp_path))
+    os.chmod(base.build(), 0)
+    assert_one_line_and_a_hint(mycontainer("run", "busybox", "true"), 125,
+                               f"cannot read the image: Permission denied ({tmp_path}/images/busybox.tar)")
+    (tmp_path / "images").chmod(0)
+    assert_one_line_and_a_hint(mycontainer("run", "busybox", "true"), 125,
+                               f"cannot read {tmp_path}/images: Permission denied")
+    (tmp_path / "images").chmod(0o755)
+
+
 @needs_userns
 def test_the_base_image_is_built_when_it_is_first_needed(tmp_path: Path) -> None:
     done = mycontainer("run", "busybox", "echo", "hi", env={**os.environ, "MYCONTAINER_HOME": str(tmp_path)})
@@ -387,7 +399,7 @@ def test_a_terminal_that_goes_away_takes_the_container_along_unless_nohup_says_n
         container.stdout.readline()
         container.signal(signal.SIGHUP)
         assert container.process.wait(10) == 137
-    with Running("busybox", "sh", "-c", "echo ready; sleep 0.5; exit 3", wrapper=["nohup"]) as container:
+    with Running("busybox", "sh", "-c", "echo ready; sleep 3; exit 3", wrapper=["nohup"]) as container:
         container.stdout.readline()
         container.signal(signal.SIGHUP)
         assert container.process.wait(10) == 3

@@ -271,7 +271,7 @@ CAUSES: list[tuple[dict[str, str], int, str]] = [
     ({**FILTERED, ".dockerenv": ""}, 0, "--security-opt seccomp=unconfined"),
     ({**FILTERED, "run/.containerenv": ""}, 0, "--security-opt seccomp=unconfined"),
     ({"proc/sys/user/max_user_namespaces": "0"}, 1000, "sudo sysctl -w user.max_user_namespaces=15000 "),
-    ({"proc/sys/user/max_user_namespaces": "0"}, 0, "sysctl -w user.max_user_namespaces=15000 "),
+    ({"proc/sys/user/max_user_namespaces": "0", ".dockerenv": ""}, 0, "sysctl -w user.max_user_namespaces="),
     ({"proc/sys/kernel/unprivileged_userns_clone": "0"}, 1000,
      "sudo sysctl -w kernel.unprivileged_userns_clone=1 "),
     (RESTRICTED, 1000, "/project/tools/apparmor/install.sh /project/.venv"),

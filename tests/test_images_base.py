@@ -220,6 +220,15 @@ def test_libraries_of_agrees_with_ldd() -> None:
     assert set(base.libraries_of("/bin/ls")) == wanted
 
 
+def test_libraries_are_those_of_the_machine_and_not_of_this_shell(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = base.libraries_of("/bin/ls")
+    for library in wanted[1:]:
+        shutil.copy(library, tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert base.libraries_of("/bin/ls") == wanted
+
+
 # ---- finding
 
 def test_find_knows_the_name_and_its_latest_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
