@@ -125,7 +125,7 @@ def test_reset_opens_an_exercise_again(workspace: Path, capsys: Any) -> None:
     lab.progress()
     table = capsys.readouterr().out
     assert table.startswith("0 of ")
-    assert "○  demo.rename" in table
+    assert "○ demo.rename" in table
 
 
 def test_hints_come_one_by_one_and_the_solution_at_the_second_asking(capsys: Any) -> None:

@@ -53,7 +53,9 @@ def _card_html(tone: str, title: str, rows: Sequence[tuple[str, str]], after: st
         f'<tr><td style="{cell};color:var(--jp-ui-font-color2)">{html.escape(label)}</td>'
         f'<td style="{cell}">{html.escape(value)}</td></tr>' for label, value in rows)
     table = f'<table style="margin:4px 0 0 0;background:none;border:none">{body}</table>' if rows else ""
-    last = f'<div style="margin-top:4px;white-space:pre-wrap">{html.escape(after)}</div>' if after else ""
+    font = ";font-family:var(--jp-code-font-family)" if after.startswith("Traceback") else ""
+    style = f"margin-top:4px;white-space:pre-wrap{font}"
+    last = f'<div style="{style}">{html.escape(after)}</div>' if after else ""
     return (f'<div style="border-left:4px solid var({TONES[tone]});padding:4px 12px;'
             'color:var(--jp-content-font-color1);background:var(--jp-layout-color1)">'
             f'<strong>{html.escape(title)}</strong>{table}{last}</div>')

@@ -35,9 +35,8 @@ _since: dict[str, float] = {}    # when work on an exercise began
 def progress() -> None:
     """Show which exercises are solved, and are yours."""
     state = solved()
-    rows = [("✓" if one.id in state else "○", f"{one.id:<24} {one.title}")
-            for one in exercises.every_exercise()]
-    count = sum(mark == "✓" for mark, _ in rows)
+    rows = [(f"{'✓' if one.id in state else '○'} {one.id}", one.title) for one in exercises.every_exercise()]
+    count = sum(label.startswith("✓") for label, _ in rows)
     card("good" if count else "plain", f"{count} of {len(rows)} exercises are yours", rows)
 
 
