@@ -4,19 +4,18 @@
 at it from outside as well, and ends it. It forks, so `dissolve` runs it in a process of its own. The widget
 (`mycontainer.lab.widgets`) stands on that.
 
-What leaks must be seen. So a block of shared memory and a listening port are made on the notebook's side;
-both vanish with the process that made them.
+What leaks must be seen, and a notebook has no shared memory. So `look` makes some on the notebook's side,
+which vanishes with the process that made it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +116,8 @@ def dissolve(without: str | Iterable[str] = ()) -> Dissolved:
 def look(walls: tuple[str, ...]) -> dict[str, Any]:
     """Start the container with these ``walls``, look, end it; returns the fields of `Dissolved`."""
     try:
-        with _something_to_see(), _shell(walls) as (process, ask):
+        _share_memory()
+        with _shell(walls) as (process, ask):
             views = {wall: ask(words) for wall, (_, words) in VIEWS.items()}
             return {"own": compare(process.pid), "views": views, "outside": from_outside(process.pid)}
     except ContainerError as error:
@@ -143,18 +143,23 @@ def start(walls: Iterable[str], argv: list[str]) -> container.Process:
     return container.start(argv, PLACE, unpack=lambda root: images.unpack(tar, root), **how)
 
 
+SOMEBODY = 1000
+
+
 def choose_maps() -> tuple[idmap.Map, idmap.Map]:
-    """The id maps of a container: in a lab, its root is our user 1000, so that one sees that they differ."""
+    """The id maps of a container: in a lab its root is our user 1000, so that one sees that they differ."""
     uid_map, gid_map = idmap.choose_maps()
     if os.geteuid() == 0 and namespaces.own_ids() != idmap.EVERYTHING:
         return _shifted(uid_map), _shifted(gid_map)
     return uid_map, gid_map
 
 
-def _shifted(rows: idmap.Map, by: int = 1000) -> idmap.Map:
-    """Another map with the same ids on our side, from ``by`` on; the same one if those are too few."""
-    inside, outside, count = rows[0]
-    return [(inside, outside + by, count - by)] if count > by else rows
+def _shifted(rows: idmap.Map) -> idmap.Map:
+    """A map that starts at SOMEBODY on our side; the same one if there is no such id."""
+    for _, first, count in rows:
+        if first <= SOMEBODY < first + count:
+            return [(0, SOMEBODY, first + count - SOMEBODY)]
+    return rows
 
 
 def compare(pid: int) -> dict[str, bool]:
@@ -204,20 +209,14 @@ def _shell(walls: tuple[str, ...]) -> Iterator[tuple[container.Process, Callable
         process.wait()
 
 
-@contextmanager
-def _something_to_see() -> Iterator[None]:
-    """Shared memory and a listening port in our own namespaces, for the container not to see."""
+def _share_memory() -> None:
+    """Make some shared memory in our own IPC namespace, for the container not to see. man 2 shmget."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.shmat.restype = ctypes.c_void_p
     memory = libc.shmget(0, ctypes.c_size_t(4096), 0o600)  # sys/shm.h: 0 is IPC_PRIVATE and IPC_RMID
     if memory >= 0:
         libc.shmat(memory, None, 0)
         libc.shmctl(memory, 0, None)  # to be removed when nobody uses it any more: when we end
-    with socket.socket() as listener:
-        with suppress(OSError):  # no loopback, no port: then there is none to see
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-        yield
 
 
 # ── a container to look at ───────────────────────────────────────────────────────────────────────────
