@@ -172,8 +172,8 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orde
     # is lost as soon as it changes its user (prctl(2)). Set after become_root, for the same reason.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     _say(tell, BORN, str(child))
-    os.close(tell)
     _await(orders, GO)
+    syscalls.close_range(3, 0x7FFFFFFF, 0)  # a pipe of the caller's that we kept would never see its end
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code if code >= 0 else 128 - code
 

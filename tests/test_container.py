@@ -276,7 +276,18 @@ def test_killed_at_any_moment_of_the_start(image: str, tmp_path: Path) -> None:
     assert not os.path.ismount(tmp_path)
 
 
-def test_a_hundred_starts_leave_no_descriptor_behind(run: Run) -> None:
+def test_the_runner_keeps_no_descriptor_of_the_caller(start: Start) -> None:
+    reader, writer = os.pipe()
+    process = start("sleep", "30")
+    os.close(writer)
+    assert os.read(reader, 1) == b""  # end of file: nobody else holds the writing end
+    os.close(reader)
+    assert set(os.listdir(f"/proc/{process.runner}/fd")) <= {"0", "1", "2"}
+    process.kill()
+    assert process.wait() == 137
+
+
+def test_many_starts_leave_no_descriptor_behind(run: Run) -> None:
     run("true")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
