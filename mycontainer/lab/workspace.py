@@ -1,8 +1,8 @@
 """The learner's own copy of the notebooks: `workspace/`.
 
-A learner's file is never overwritten. So we remember, for each chapter, the digest of the course's notebook
-as it was when we copied it: a file that still has that digest is untouched and may follow the course; any
-other is the learner's, and a changed chapter is laid beside it as `NN_name.new.ipynb`, once.
+A learner gets each chapter as nobody has run it yet, and a learner's file is never overwritten. So we
+remember the digest of each notebook as we copied it: a file that still has it is untouched and may follow the
+course; any other is the learner's, and a changed chapter is laid beside it as `NN_name.new.ipynb`, once.
 
 Everything goes through a descriptor of the directory and no symlink is followed: whoever can write there must
 not be able to send us elsewhere.
@@ -69,7 +69,7 @@ class _Sync:
     def run(self, source: Path) -> list[str]:
         before = dict(self.known)
         for notebook in sorted(source.glob("*" + NOTEBOOK)):
-            self._bring(notebook.name, notebook.read_bytes())
+            self._bring(notebook.name, unplayed(notebook.read_bytes()))
         if self.known != before:
             self._replace(MANIFEST, json.dumps(self.known, indent=1, sort_keys=True).encode() + b"\n")
         return self.written
@@ -163,6 +163,21 @@ class _Sync:
         except (OSError, ValueError):  # without it every differing file is the learner's: the safe mistake
             return {}
         return {str(name): str(digest) for name, digest in known.items()} if isinstance(known, dict) else {}
+
+
+def unplayed(notebook: bytes) -> bytes:
+    """The notebook as nobody has run it yet: its outputs would tell the answers before the questions.
+
+    What is no notebook is left as it is.
+    """
+    try:
+        document = json.loads(notebook)
+        for cell in document["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+    except (ValueError, TypeError, KeyError):
+        return notebook
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def _digest(content: bytes) -> str:
