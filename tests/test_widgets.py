@@ -17,7 +17,6 @@ pytest.importorskip("ipywidgets", reason="needs the Python module ipywidgets")
 
 from lab_kernel import Kernel, kernel, wait_until_gone
 from mycontainer.images import base
-from mycontainer.lab import dissolve as _  # noqa: F401 (so that the kernel's import is compiled already)
 from mycontainer.lab.dissolve import PLAIN, VIEWS, WALLS, Dissolved
 from needs import needs_lab, needs_tool, needs_userns
 

@@ -120,7 +120,8 @@ def panel(wall: str, seen: Dissolved, whole: Dissolved) -> str:
     """One question to the shell inside, and its answer; if the wall is gone, what that means."""
     leak = not seen.own[wall]
     known = {gist(wall, line) for line in whole.views.get(wall, [])}
-    lines = [mark(line, leak and gist(wall, line) not in known) for line in seen.views[wall]
+    indent = "  " * (leak and wall != "root")  # as wide as a mark, so that columns stay columns
+    lines = [mark(line, indent, leak and gist(wall, line) not in known) for line in seen.views[wall]
              if wall != "net" or not line.startswith("  ") or "inet " in line]  # the rest says little
     shown = f'<span class="names">{"".join(lines)}</span>' if wall == "root" else first_lines(lines)
     tag, about = (("◆ shared", f"<p>{escape(WALLS[wall])}</p>") if leak else ("✓ its own", ""))
@@ -134,9 +135,9 @@ def gist(wall: str, line: str) -> str:
     return " ".join(words[2:] if wall == "pid" else words[:2])
 
 
-def mark(line: str, new: bool) -> str:
-    """A line of output, marked if it is ``new``."""
-    return f'<span class="new">◆ {escape(line)}</span>' if new else f"<span>{escape(line)}</span>"
+def mark(line: str, indent: str, new: bool) -> str:
+    """A line of output, marked if it is ``new``, else indented."""
+    return f'<span class="new">◆ {escape(line)}</span>' if new else f"<span>{indent}{escape(line)}</span>"
 
 
 def first_lines(lines: list[str]) -> str:
