@@ -2,7 +2,8 @@
 
 In this order, the first that works:
 
-- a cgroup: of a systemd scope that is delegated to us, or one that root makes at ``/mycontainer/lab-…``;
+- a cgroup: root makes one at ``/mycontainer/lab-…``, for others systemd makes a scope and delegates it
+  (not tried by the authors: their machine has no systemd; a refusal leads to the next line);
 - rlimits: the number of processes holds for the whole lab, since the limit that a process has when it makes
   a user namespace becomes that namespace's; the one on memory only for each process. man 2 getrlimit.
 
@@ -63,7 +64,7 @@ class Limits:
                     yield f"{CGROUPS}/{hierarchy}/{OURS}/{self.name}", file, kind
 
     def _places_v2(self) -> Iterator[tuple[str, str, str]]:
-        parent = f"{CGROUPS}/{OURS}" if os.geteuid() == 0 else delegated()
+        parent = f"{CGROUPS}/{OURS}" if os.geteuid() == 0 else enter_scope(f"{OURS}-{self.name}.scope")
         if parent is None:
             return
         try:
@@ -92,21 +93,44 @@ class Limits:
         return gone
 
 
-def delegated() -> str | None:
-    """The v2 cgroup that systemd delegated to this process (see launcher.py), or None."""
-    if not os.environ.get("MYCONTAINER_SCOPE"):
+def enter_scope(unit: str) -> str | None:
+    """Ask the user's systemd for a cgroup of our own, move there, and return its directory.
+
+    The limits are the scope's: root of the lab is us, and may change those of the cgroups below, but does
+    not see the scope itself. It vanishes with its last process. None where there is no systemd to ask.
+    Source: org.freedesktop.systemd1(5), StartTransientUnit(); systemd.resource-control(5), Delegate=.
+    """
+    import shutil  # slow to load, and root needs neither
+    import subprocess
+
+    busctl = shutil.which("busctl")
+    if not busctl or not os.path.isdir("/run/systemd/system"):
         return None
-    with open("/proc/self/cgroup") as rows:
-        own = next((row.rstrip("\n")[3:] for row in rows if row.startswith("0::")), "")
-    scope = CGROUPS + own
-    if not own.endswith(".scope") or not os.access(f"{scope}/cgroup.subtree_control", os.W_OK):
-        return None
-    try:  # "no internal processes": one that passes controllers on to its children holds none itself
-        os.makedirs(f"{scope}/outside", exist_ok=True)
+    request = [busctl, "--user", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+               "org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))",
+               unit, "fail", "4", "PIDs", "au", "1", str(os.getpid()), "Delegate", "b", "true",
+               "MemoryMax", "t", str(memory()), "TasksMax", "t", str(PROCESSES), "0"]
+    try:
+        subprocess.run(request, check=True, timeout=5, capture_output=True)
+        scope = _wait_for_scope(unit)
+        # "No internal processes": a cgroup that passes controllers on to its children holds none itself.
+        os.mkdir(f"{scope}/outside")
         _write(f"{scope}/outside/cgroup.procs", str(os.getpid()))
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return None
     return scope
+
+
+def _wait_for_scope(unit: str, patience: float = 2.0) -> str:
+    """The directory of the scope, once systemd has put us there; OSError if it does not."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with open("/proc/self/cgroup") as rows:
+            own = next((row.rstrip("\n")[3:] for row in rows if row.startswith("0::")), "")
+        if own.endswith(f"/{unit}"):
+            return CGROUPS + own
+        time.sleep(0.01)
+    raise TimeoutError(unit)
 
 
 def join(directory: str, pid: int) -> None:
@@ -116,6 +140,18 @@ def join(directory: str, pid: int) -> None:
     """
     tasks = f"{directory}/tasks"
     _write(tasks if os.path.exists(tasks) else f"{directory}/cgroup.procs", str(pid))
+
+
+def join_as_guest(directories: list[str], in_force: Mapping[str, str]) -> None:
+    """Put this process under a running lab's limits. From another login session systemd's cgroups may be
+    out of our reach; then rlimits must do.
+    """
+    try:
+        for directory in directories:
+            join(directory, os.getpid())
+    except OSError:
+        in_force = dict.fromkeys(in_force, "rlimit")
+    set_rlimits(in_force)
 
 
 def remove(directories: list[str]) -> bool:
