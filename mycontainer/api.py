@@ -18,7 +18,6 @@ from mycontainer.engine import idmap
 from mycontainer.errors import EXIT_NOT_FOUND, ContainerError, explain
 
 NETWORKS = ("none", "host")
-USER_NAMESPACES = ("private", "host")
 Volume = tuple[str, str, bool]  # (our path, absolute path inside, read-only)
 
 
@@ -29,28 +28,23 @@ def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
 
 def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, hostname: str | None = None,
           env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
-          network: str = "none", userns: str = "private", terminal: int | None = None) -> Process:
+          network: str = "none", terminal: int | None = None) -> Process:
     """Start a command in a container of its own, and return it running.
 
     The root file system is a throw-away copy of ``image``; or, with image None, the directory ``rootfs``
     itself, whose changes stay. ``hostname`` is by default a random id, as Docker's; ``env`` is added to
     the default environment. ``network`` "none" is a loopback device and nothing else, "host" the host's.
-    ``userns`` "host" leaves the user namespace out: root inside is then root of this machine, so only
-    root may ask for it. ``terminal`` is the descriptor of a pseudo-terminal's inner end, which becomes
-    the command's terminal. Raises ContainerError.
+    There is always a user namespace, for root too: as long as no capability is dropped (chapter 9), it is
+    what keeps root inside from being root out here. ``terminal`` is the descriptor of a pseudo-terminal's
+    inner end, which becomes the command's terminal. Raises ContainerError.
     """
     _one_of(network, NETWORKS, "network")
-    _one_of(userns, USER_NAMESPACES, "user namespace")
     if not argv or not argv[0]:
         raise ContainerError("cannot run nothing", "the command has no name", exit_code=EXIT_NOT_FOUND)
     hostname = _checked_hostname(hostname or os.urandom(6).hex())
     workdir = _absolute(workdir, "working directory")
-    kinds = [kind for kind in container.KINDS
-             if (kind, network) != ("net", "host") and (kind, userns) != ("user", "host")]
-    if "user" not in kinds and os.geteuid() != 0:
-        raise ContainerError("cannot do without a user namespace", "you are not root",
-                             "Leave out --userns host: a user namespace is what gives you the rights.")
-    uid_map, gid_map = idmap.choose_maps() if "user" in kinds else (None, None)
+    kinds = [kind for kind in container.KINDS if (kind, network) != ("net", "host")]
+    uid_map, gid_map = idmap.choose_maps()
     if image is None and terminal is not None:
         raise ContainerError("cannot have a terminal in a root directory of your own", "not built yet",
                              "Leave out -t, or start from an image.")
@@ -60,7 +54,7 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
                                env={**_environment(hostname), **(env or {})}, uid_map=uid_map,
                                gid_map=gid_map, volumes=[_checked_volume(volume) for volume in volumes])
     except ContainerError as error:
-        if rootfs and uid_map and not error.hint:
+        if rootfs and not error.hint:
             error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to get "
                           f"to {rootfs}, and finds proc, sys and dev there or may make them.")
         raise

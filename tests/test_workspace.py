@@ -49,8 +49,9 @@ def test_the_first_sync_brings_every_chapter_and_says_so(course: Course) -> None
 def test_a_learner_gets_the_chapter_as_nobody_has_run_it(course: Course) -> None:
     text = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["Guess: é"]}
     code = {"cell_type": "code", "id": "b", "metadata": {"tags": ["x"]}, "source": ["1 + 1"]}
-    played = {"cells": [text, code | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "2"}],
-                                      "execution_count": 7}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    output = {"output_type": "stream", "name": "stdout", "text": "2"}
+    played = {"cells": [text, code | {"outputs": [output], "execution_count": 7}],
+              "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     course.write("01_played.ipynb", json.dumps(played))
     course.sync()
     there = json.loads(course.files()["01_played.ipynb"])

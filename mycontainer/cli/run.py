@@ -29,11 +29,10 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("hostname", "the host name inside (default: a random id)", "NAME", "h"),
     Option("env", "an environment variable; without VALUE: as it is here", "NAME[=VALUE]", "e", many=True),
     Option("workdir", "the working directory inside, made if missing", "DIR", "w"),
-    Option("volume", "show SRC, a file or directory of yours, as DST inside;\nro: read-only",
+    Option("volume", "show SRC, a file or directory of yours, as DST inside;\n"
+           "ro: read-only (for root: its files are nobody's inside)",
            "SRC:DST[:ro]", "v", many=True),
     Option("network", "none (default): only a loopback device;\nhost: this machine's", "KIND"),
-    Option("userns", "private (default): root inside is nobody out here;\n"
-                     "host, for root only: root inside is root", "KIND"),
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
     Option("rm", "always so; accepted for those used to Docker"),
     Option("interactive", "always so: the command reads your input", letter="i"),
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         print(RUN.help(), end="")
         return 0
     wishes: dict[str, object] = {name: given[name][-1] for name in
-                                 ("hostname", "workdir", "network", "userns", "rootfs") if name in given}
+                                 ("hostname", "workdir", "network", "rootfs") if name in given}
     wishes["env"] = parse_env(given.get("env", []))
     wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
     if "rootfs" not in wishes and not words:
