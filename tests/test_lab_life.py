@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ from lab_kernel import (
     state_file,
     wait_until_gone,
 )
-from mycontainer.lab import kernelspec
+from mycontainer.lab import doorman, kernelspec
 from mycontainer.lab.state import labs, sweep
 from needs import needs_lab, needs_root, needs_tool, needs_user
 
@@ -279,6 +280,18 @@ def test_an_ordinary_user_without_newuidmap(tmp_path: Path, monkeypatch: pytest.
     with kernel(tmp_path, tmp_path) as lab:
         assert lab.value("open('/proc/self/uid_map').read().split()") == ["0", "0", "1"]
         assert lab.sh("touch /tmp/mine && stat -c %u /tmp/mine") == (0, "0\n")
+
+
+@pytest.mark.parametrize(("number", "switch", "cure"), [
+    (errno.EPERM, "1", "AppArmor"), (errno.EACCES, "1", "AppArmor"), (errno.EPERM, "0", ""),
+    (errno.EPERM, "", ""), (errno.ENOSYS, "", "Linux 5.12"), (errno.ENOSPC, "1", "")])
+def test_a_refusal_is_told_with_its_cure(number: int, switch: str, cure: str, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorman, "RESTRICTION", str(tmp_path / "switch"))
+    if switch:
+        (tmp_path / "switch").write_text(f"{switch}\n")
+    hint = doorman.hint_for(OSError(number, ""))
+    assert (cure in hint) if cure else hint == ""
 
 
 @pytest.mark.parametrize(("text", "problem"), [

@@ -13,6 +13,7 @@ Why two user namespaces: see sandbox.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from mycontainer.errors import ContainerError, explain
 from mycontainer.lab import channel, init, relay, sandbox
 from mycontainer.lab.channel import Channel
 
+RESTRICTION = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36  # linux/prctl.h
 
 
@@ -69,10 +71,13 @@ def enter_first(errand: Errand, launcher: Channel) -> None:
     try:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     except OSError as error:
-        raise explain("cannot make a user namespace", error) from error
+        raise explain("cannot make a user namespace", error, hint_for(error)) from error
     launcher.send(channel.UNSHARED)
     _, trees = launcher.expect(channel.MAPPED)
-    namespaces.become_root()
+    try:
+        namespaces.become_root()
+    except OSError as error:  # AppArmor lets the namespace be made, and then gives no rights in it
+        raise explain("cannot be root of a user namespace", error, hint_for(error)) from error
     # After the change of user, which clears it. prctl(2)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != errand.launcher:
@@ -84,7 +89,22 @@ def enter_first(errand: Errand, launcher: Channel) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         sandbox.assemble(errand.layout, trees)
     except OSError as error:
-        raise explain("cannot put the lab's root together", error) from error
+        raise explain("cannot put the lab's root together", error, hint_for(error)) from error
+
+
+def hint_for(error: OSError) -> str:
+    """The cure for a machine that refuses a lab, where we know it better than the call's usual hint."""
+    if error.errno == errno.ENOSYS:
+        return "The lab needs Linux 5.12 or newer, for mount_setattr(2)."
+    if error.errno in (errno.EPERM, errno.EACCES):
+        try:
+            with open(RESTRICTION) as file:
+                if file.read().strip() == "1":
+                    return ("AppArmor (Ubuntu 24.04 and later) lets only programs with a profile use user "
+                            "namespaces: 'make course' installs one for the lab.")
+        except OSError:
+            pass  # no AppArmor, or one that has no such restriction
+    return ""
 
 
 def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
