@@ -217,7 +217,8 @@ def test_no_file_is_large() -> None:
 
 
 def run_make(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **settings}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    env |= settings  # we ourselves may be called by make, and it would say so
     return subprocess.run(["make", *words], cwd=ROOT, env=env, capture_output=True, text=True)
 
 

@@ -319,9 +319,10 @@ class Probe:
 
         def everything() -> Any:
             function = run or load(self._body)
+            ours = _functions_of(self.exercise)  # looked up now: the world may hide the files of a module
             _join_world(world)  # with functions of the core that an exercise may forbid from here on
             if not run:
-                _refuse_ours(function, self.exercise)
+                _refuse_ours(function, ours)
                 if _is_the_stub(function, self.exercise.stub):
                     raise NotImplementedError
             if before:
@@ -528,7 +529,13 @@ def _close_all_but(wanted: set[int]) -> None:
 
 # ── is it theirs? ────────────────────────────────────────────────────────────────────────────────────
 
-def _refuse_ours(function: Any, exercise: Exercise) -> None:
+def _functions_of(exercise: Exercise) -> list[Any]:
+    """The functions of ours that would give a solution away."""
+    return [inspect.unwrap(dotted(name) if isinstance(name, str) else name)
+            for name in (exercise.reference, *exercise.forbid)]
+
+
+def _refuse_ours(function: Any, ours: list[Any]) -> None:
     """Refuse our own functions as a solution; and in this process make those refuse that give it away.
 
     Exchanging a function's code reaches every name and every wrapper under which it is called.
@@ -541,10 +548,9 @@ def _refuse_ours(function: Any, exercise: Exercise) -> None:
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     if code and is_ours(code.co_filename):
         raise Ours
-    for name in (exercise.reference, *exercise.forbid):
-        ours = inspect.unwrap(dotted(name) if isinstance(name, str) else name)
-        if isinstance(ours, types.FunctionType) and not ours.__code__.co_freevars:
-            ours.__code__ = refuse.__code__.replace(co_name=ours.__name__)
+    for one in ours:
+        if isinstance(one, types.FunctionType) and not one.__code__.co_freevars:
+            one.__code__ = refuse.__code__.replace(co_name=one.__name__)
 
 
 def _does_nothing(function: Any) -> bool:
