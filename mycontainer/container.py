@@ -60,19 +60,18 @@ def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] 
           unpack: Callable[[str], object] | None = None, volumes: Iterable[tuple[str, str, bool]] = (),
           hostname: str = "mycontainer", env: Mapping[str, str] = ENVIRONMENT, workdir: str = "/",
           uid_map: IdMap | None = None, gid_map: IdMap | None = None) -> Process:
-    """Start a command in namespaces of its own.
+    """Start a command in namespaces of its own. Raises ContainerError if it could not be started.
 
     ``root`` is the directory to become ``/`` (None: keep ours). With ``unpack`` it is only a place to mount a
     fresh tmpfs, which ``unpack(root)`` fills and which vanishes with the container. ``volumes`` are triples
-    (our path, path inside, read-only), the maps as `namespaces.write_map` takes them (None: only ourselves,
-    as root). Raises ContainerError if the command could not be started, with a shell's exit code for it.
+    (our path, path inside, read-only), the maps as `namespaces.write_map` takes them (None: we as root).
     """
     kinds = tuple(kinds)
     if root is not None and "mnt" not in kinds:
         raise ContainerError("cannot change the root", "that needs a mount namespace of its own")
-
     def become_the_command() -> None:
         os.setsid()  # out of the caller's terminal session, or we could type into it (TIOCSTI)
+        syscalls.keyctl(syscalls.KEYCTL_JOIN_SESSION_KEYRING)  # and away from its keys
         os.umask(0o022)
         if "uts" in kinds:
             syscalls.sethostname(hostname)
@@ -95,7 +94,7 @@ def change_root(root: str, kinds: Sequence[str], unpack: Callable[[str], object]
                 volumes: Iterable[tuple[str, str, bool]]) -> None:
     """Fill and furnish ``root``, and make it the root of this mount namespace."""
     if unpack:
-        syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NODEV, "mode=755")
+        syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
         unpack(root)
     chroot.furnish(root, own_pids="pid" in kinds, own_net="net" in kinds)
     for source, path, readonly in volumes:
@@ -105,9 +104,11 @@ def change_root(root: str, kinds: Sequence[str], unpack: Callable[[str], object]
 
 def execute(argv: Sequence[str], env: Mapping[str, str]) -> None:
     """Become the command, found in the PATH of ``env``. An import now would load a file of the image."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores the first two, a command expects them
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):  # Python changed these
+        signal.signal(number, signal.SIG_DFL)
     syscalls.close_range(3, 0x7FFFFFFF, syscalls.CLOSE_RANGE_CLOEXEC)
+    # Root of a user namespace may undo the mounts made in it: a read-only volume would be none.
+    syscalls.prctl(syscalls.PR_CAPBSET_DROP, syscalls.CAP_SYS_ADMIN)
     name, failure, exists = argv[0], OSError(2, ""), False
     for directory in [""] if "/" in name else env.get("PATH", "").split(":"):
         path = f"{directory}/{name}" if directory else name
@@ -168,8 +169,8 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orde
         _await(orders, GO)
         _to_the_end(tell, inside)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
-    # When the caller dies, so do we, by a signal that lets us take PID 1 along: its own parent-death signal
-    # is lost as soon as it changes its user (prctl(2)). Set after become_root, for the same reason.
+    # When the caller dies, so do we, by a signal that lets us take PID 1 along: changing its user, or ours
+    # in become_root, loses a parent-death signal (prctl(2)). Both of us killed at once: chapter 7.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     _say(tell, BORN, str(child))
     _await(orders, GO)
@@ -191,8 +192,7 @@ def _to_the_end(tell: int, work: Callable[[], int | None]) -> None:
 
 
 def _say(tell: int, *words: str) -> None:
-    text = "\t".join(word.replace("\t", " ").replace("\n", " ") for word in words)
-    os.write(tell, os.fsencode(text + "\n"))
+    os.write(tell, os.fsencode("\t".join(" ".join(word.split()) for word in words) + "\n"))
 
 
 def _await(orders: int, word: bytes) -> None:

@@ -14,8 +14,6 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mycontainer.errors import likely_cause
 
@@ -52,16 +50,21 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 CLOSE_RANGE_CLOEXEC = 4
 PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+# linux/capability.h, linux/keyctl.h
+CAP_SYS_ADMIN = 21
+KEYCTL_JOIN_SESSION_KEYRING = 1
 
 # asm/unistd_64.h for x86_64, asm-generic/unistd.h for aarch64; from 424 on all architectures agree.
 NUMBERS = {
     "x86_64": {"chdir": 80, "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165,
-               "umount2": 166, "sethostname": 170, "unshare": 272, "setns": 308},
+               "umount2": 166, "sethostname": 170, "keyctl": 250, "unshare": 272, "setns": 308},
     "aarch64": {"chdir": 49, "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40,
-                "umount2": 39, "sethostname": 161, "unshare": 97, "setns": 268},
+                "umount2": 39, "sethostname": 161, "keyctl": 219, "unshare": 97, "setns": 268},
 }
 NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "openat2": 437,
                       "mount_setattr": 442}
+
 
 class Flags(int):
     """An int that prints as the kernel's names: ``MS_BIND|MS_REC``."""
@@ -102,29 +105,6 @@ def describe(name: str, *arguments: object) -> str:
     shown = ("NULL" if a is None else f'"{a}"' if isinstance(a, str) else "AT_FDCWD" if a == AT_FDCWD
              else "{...}" if isinstance(a, bytes) else repr(a) for a in arguments)
     return f"{name}({', '.join(shown)})"
-
-
-@contextmanager
-def recording(fail: dict[str, int] | None = None) -> Iterator[list[str]]:
-    """A double for the kernel: inside the block calls are noted down, as `describe` shows them, not made.
-
-    ``fail`` maps a call's name to the errno with which it shall fail. So a *sequence* of calls can be
-    tested without being root.
-    """
-    global _call
-    calls: list[str] = []
-
-    def double(name: str, *arguments: object) -> int:
-        calls.append(describe(name, *arguments))
-        if fail and name in fail:
-            raise OSError(fail[name], os.strerror(fail[name]), calls[-1])
-        return 0
-
-    _call, before = double, _call
-    try:
-        yield calls
-    finally:
-        _call = before
 
 
 def unshare(flags: int) -> None:
@@ -171,6 +151,11 @@ def sethostname(name: str) -> None:
 def prctl(option: int, argument: int | str = 0) -> None:
     """Change an attribute of this process (PR_SET_*). man 2 prctl."""
     _call("prctl", option, argument, 0, 0, 0)
+
+
+def keyctl(operation: int, argument: str | None = None) -> int:
+    """Work on the kernel's key rings, where a login session keeps its secrets (KEYCTL_*). man 2 keyctl."""
+    return _call("keyctl", operation, argument)
 
 
 def close_range(first: int, last: int, flags: int) -> None:

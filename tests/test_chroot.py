@@ -12,6 +12,7 @@ import pytest
 from mycontainer import chroot, syscalls
 from mycontainer.errors import ContainerError
 from needs import needs_root, needs_userns
+from recording import recording
 from sandbox import in_a_child, inside
 
 pytestmark = needs_userns
@@ -92,7 +93,7 @@ def test_pivot_needs_a_mount_point_first(root: str) -> None:
 
 
 def test_pivot_is_these_calls_in_this_order() -> None:
-    with syscalls.recording() as calls:
+    with recording() as calls:
         chroot.pivot("/new")
     assert calls == ['mount("/new", "/new", NULL, MS_BIND|MS_REC, NULL)', 'chdir("/new")',
                      'pivot_root(".", ".")', 'umount2(".", MNT_DETACH)', 'chdir("/")']
@@ -109,7 +110,7 @@ def test_mounts_made_after_make_private_stay_here(root: str) -> None:
 
 
 def test_make_private_is_what_does_it() -> None:
-    with syscalls.recording() as calls:
+    with recording() as calls:
         chroot.make_private()
     assert calls == ['mount(NULL, "/", NULL, MS_REC|MS_PRIVATE, NULL)']
 

@@ -289,6 +289,22 @@ def test_the_runner_keeps_no_descriptor_of_the_caller(start: Start) -> None:
     assert process.wait() == 137
 
 
+def test_a_read_only_volume_cannot_be_made_writable_from_inside(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("ours")
+    undo = "mount -o remount,bind,rw /v 2>&1; umount /v 2>&1; echo theirs >/v/file"
+    _, out = run("sh", "-c", undo, volumes=[(str(tmp_path), "/v", True)])
+    assert (tmp_path / "file").read_text() == "ours"
+    assert out.count("ermi") == 2  # "Permission denied", "Operation not permitted"
+
+
+def test_a_container_has_a_session_keyring_of_its_own(start: Start, tmp_path: Path) -> None:
+    before = Path("/proc/keys").read_text()
+    show = start("sh", "-c", "cat /proc/keys > /out/keys", volumes=[(str(tmp_path), "/out", False)])
+    assert show.wait() == 0
+    inside = map(str.split, (tmp_path / "keys").read_text().splitlines())
+    assert [line[7:9] for line in inside if line[0] not in before] == [["keyring", "_ses:"]]
+
+
 def test_many_starts_leave_no_descriptor_behind(run: Run) -> None:
     run("true")
     before = len(os.listdir("/proc/self/fd"))

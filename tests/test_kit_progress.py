@@ -17,6 +17,7 @@ from mycontainer.lab import exercises
 from mycontainer.lab.exercise import from_source
 from mycontainer.lab.progress import FILE, _own, picks, record, record_solved, solved, whole_source
 from needs import needs_module, needs_userns
+from recording import recording
 
 pytestmark = needs_module("cloudpickle")
 exercises.add("demo", "kit_demo")
@@ -66,7 +67,7 @@ def test_a_solution_is_kept_and_comes_back_in_another_kernel(workspace: Path, ca
 def test_the_kept_source_stands_alone() -> None:
     names: dict[str, Any] = {}
     exec(whole_source(my_rename), names)
-    with syscalls.recording() as calls:
+    with recording() as calls:
         names["my_rename"]("box")
     assert calls == ["unshare(CLONE_NEWUTS|CLONE_NEWIPC)", 'sethostname("box", 3)']
 

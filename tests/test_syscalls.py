@@ -19,6 +19,7 @@ import pytest
 from mycontainer import syscalls
 from mycontainer.syscalls import AT_FDCWD
 from needs import needs_root, needs_tool, needs_userns
+from recording import recording
 from sandbox import inside
 
 # Python that makes a call, and what strace sees of it. All fail, or change only the child that makes them.
@@ -39,6 +40,7 @@ CALLS = [
     ("chroot('/nowhere')", 'chroot("/nowhere") = -1 ENOENT'),
     ("chdir('/nowhere')", 'chdir("/nowhere") = -1 ENOENT'),
     ("prctl(PR_SET_PDEATHSIG, 9)", "prctl(PR_SET_PDEATHSIG, SIGKILL) = 0"),
+    ("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL) = "),
     ("close_range(900, 0x7fffffff, CLOSE_RANGE_CLOEXEC)",
      "close_range(900, 2147483647, CLOSE_RANGE_CLOEXEC) = 0"),
     ("openat2(AT_FDCWD, '/nowhere', os.O_PATH, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)",
@@ -57,7 +59,7 @@ NAMES = sorted({call.partition("(")[0] for call, _ in CALLS})
 
 def described(call: str) -> str:
     """What our recording double says of a call."""
-    with syscalls.recording() as calls:
+    with recording() as calls:
         eval(call, {**vars(syscalls), "os": os})
     assert len(calls) == 1
     return calls[0]
@@ -82,9 +84,9 @@ def test_strace_sees_exactly_the_call(number: int, traced: list[str]) -> None:
     assert traced[-len(CALLS):][number].startswith(CALLS[number][1])
 
 
-# Where strace has words for what are numbers and bytes to us: those of prctl, and structures.
+# Where strace has words for what are numbers and bytes to us: those of prctl and keyctl, and structures.
 SAME_WORDS = [(call, seen) for call, seen in CALLS
-              if "{" not in seen and not call.startswith(("prctl", "sethostname"))]
+              if "{" not in seen and not call.startswith(("prctl", "keyctl", "sethostname"))]
 
 
 @pytest.mark.parametrize(("call", "seen"), SAME_WORDS, ids=[call for call, _ in SAME_WORDS])
@@ -279,7 +281,7 @@ def test_names_that_are_not_utf8_pass_through(tmp_path: Path) -> None:
 
 def test_recording_notes_the_calls_in_order_and_makes_none() -> None:
     host = os.uname().nodename
-    with syscalls.recording() as calls:
+    with recording() as calls:
         syscalls.unshare(syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID)
         syscalls.sethostname("recorded")
         syscalls.mount("a", "b", None, syscalls.MS_BIND | syscalls.MS_REC)
@@ -289,7 +291,7 @@ def test_recording_notes_the_calls_in_order_and_makes_none() -> None:
 
 
 def test_recording_fails_where_it_is_told_to() -> None:
-    with syscalls.recording(fail={"pivot_root": errno.EINVAL}) as calls:
+    with recording(fail={"pivot_root": errno.EINVAL}) as calls:
         syscalls.chdir("/new")
         with pytest.raises(OSError, match="Invalid argument"):
             syscalls.pivot_root(".", ".")
@@ -297,7 +299,7 @@ def test_recording_fails_where_it_is_told_to() -> None:
 
 
 def test_recording_ends_with_its_block_even_when_that_raises() -> None:
-    with pytest.raises(ZeroDivisionError), syscalls.recording():
+    with pytest.raises(ZeroDivisionError), recording():
         _ = 1 // 0
     with pytest.raises(FileNotFoundError):
         syscalls.chdir("/nowhere")
