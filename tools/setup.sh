@@ -49,9 +49,7 @@ look_for_packages() {
     need strace strace "shows the system calls of a cell"
     need make make "starts everything: make course"
     need python3 python3 "runs all of this"
-    if ! find_python && has python3; then
-        want python3-venv "makes .venv, so that nothing is installed outside this directory"
-    fi
+    find_python || want python3-venv "makes .venv, so that nothing is installed outside this directory"
     [ "$extras" = course,dev ] || return 0
     need bwrap bubblewrap "a container tool that the tests compare with"
     need setpriv util-linux "runs a command as another user"
