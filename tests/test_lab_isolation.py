@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import pytest
 pytest.importorskip("jupyter_client", reason="needs the Python module jupyter_client")
 
 from lab_kernel import Kernel, everybody_in, kernel
-from mycontainer import namespaces
+from mycontainer import namespaces, syscalls
 from mycontainer.errors import ContainerError
 from mycontainer.lab import sandbox
-from needs import needs_lab, needs_root
+from needs import needs_lab, needs_root, needs_userns
+from sandbox import inside
 
 pytestmark = needs_lab
 
@@ -259,6 +262,95 @@ def test_the_throw_away_check_refuses_a_writable_mount_of_the_host() -> None:
     with pytest.raises(ContainerError, match="is the host's, and writable"):
         sandbox.assert_throw_away(here)
     sandbox.assert_throw_away(set())
+
+
+SOCKETS = """
+import errno, os, socket
+def attempt(call, *arguments):
+    try:
+        call(*arguments)
+        return "done"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+os.chdir({base!r})
+answers = [
+ attempt(socket.socket(socket.AF_UNIX).connect, "agent.sock"),
+ attempt(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).connect, "agent.dgram"),
+ attempt(os.open, "pipe", os.O_WRONLY | os.O_NONBLOCK), open("read.me").read()]
+answers"""
+
+
+def test_sockets_and_fifos_of_the_learner_lead_nowhere(lab: Kernel) -> None:
+    base: Path = lab.base  # type: ignore[attr-defined]
+    (base / "read.me").write_text("here\n")
+    os.mkfifo(base / "pipe")
+    reader = os.open(base / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with socket.socket(socket.AF_UNIX) as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dgram:
+        stream.bind(str(base / "agent.sock"))
+        stream.listen()
+        dgram.bind(str(base / "agent.dgram"))
+        script = SOCKETS.format(base=str(base))
+        assert lab.value(script) == ["ECONNREFUSED", "ECONNREFUSED", "ENXIO", "here\n"]
+        outside = subprocess.run([sys.executable, "-c", f"{script}\nprint(*answers)"], text=True,
+                                 capture_output=True)
+        assert outside.stdout == "done done done here\n\n"
+    os.close(reader)
+
+
+def test_the_view_of_the_workspace_is_fresh(lab: Kernel) -> None:
+    """An overlay remembers what it found, and what it did not find."""
+    base: Path = lab.base  # type: ignore[attr-defined]
+    (base / "kept.txt").write_text("old\n")
+    (base / "removed.txt").write_text("old\n")
+    os.link(base / "kept.txt", base / "hard.txt")
+    os.mkdir(base / "package")
+    look = f"""
+import os
+os.chdir({str(base)!r})
+def read(name):
+    return open(name).read() if os.path.exists(name) else None
+names = ("kept.txt", "removed.txt", "new.txt", "package/new.py")
+[*map(read, names), sorted(os.listdir("package")), os.path.samefile("kept.txt", "hard.txt")]"""
+    assert lab.value(look) == ["old\n", "old\n", None, None, [], True]
+    (base / "other").write_text("new\n")
+    os.rename(base / "other", base / "kept.txt")  # as an editor saves
+    os.remove(base / "removed.txt")
+    (base / "new.txt").write_text("new\n")
+    (base / "package/new.py").write_text("new\n")
+    assert lab.value(look) == ["new\n", None, "new\n", "new\n", ["new.py"], False]
+    with open(base / "new.txt", "a") as file:
+        file.write("more\n")
+    assert lab.value("read('new.txt')") == "new\nmore\n"
+
+
+def test_a_long_cell_sees_new_files_too(lab: Kernel) -> None:
+    base: Path = lab.base  # type: ignore[attr-defined]
+    cell = f"""
+import os, time
+deadline = time.monotonic() + 10
+looks = 0
+while not os.path.exists({str(base / 'late.txt')!r}) and time.monotonic() < deadline:
+    looks += 1
+    time.sleep(0.02)
+print(looks > 5, time.monotonic() < deadline)"""
+    timer = threading.Timer(0.5, (base / "late.txt").touch)
+    timer.start()
+    assert lab.run(cell) == "True True\n"
+    timer.join()
+
+
+def _a_tree_with_a_mount_below(tmp_path: Path) -> list[bool]:
+    syscalls.mount("tmpfs", str(tmp_path / "with a blank/below"), "tmpfs")
+    return [sandbox._has_mounts_below(str(path)) for path in
+            (tmp_path, tmp_path / "with a blank", tmp_path / "with a blank/below", tmp_path / "with")]
+
+
+@needs_userns
+def test_a_tree_with_mounts_below_is_noticed(tmp_path: Path) -> None:
+    """An overlay would hide what is mounted there."""
+    (tmp_path / "with a blank" / "below").mkdir(parents=True)
+    (tmp_path / "with").mkdir()
+    assert inside(_a_tree_with_a_mount_below, tmp_path) == [True, True, False, False]
 
 
 def test_an_interpreter_that_nobody_may_execute_is_named(tmp_path: Path) -> None:

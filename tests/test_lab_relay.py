@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import resource
+import signal
 import socket
 import threading
 import time
@@ -11,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mycontainer.lab import relay
 
@@ -34,6 +39,10 @@ def relayed(inside: relay.Address, transport: str = "tcp", place: str = "127.0.0
         for key in list(carrier.selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
+        for caller in carrier.waiting:
+            caller.connection.close()
+        for door in carrier.resting:
+            door.listener.close()
         carrier.selector.close()
         os.close(stop)
         assert results == [7]
@@ -115,6 +124,100 @@ def test_many_connections_at_once() -> None:
         assert sorted(one.recv(2) for one in served) == [b"%02d" % number for number in range(50)]
         for one in (*callers, *served):
             one.close()
+
+
+def test_more_callers_than_it_takes_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MOST", 8)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server, \
+            relayed(server.getsockname()) as address:
+        server.settimeout(0.3)
+        callers = [socket.create_connection(address) for _ in range(20)]
+        served = [server.accept()[0] for _ in range(8)]
+        used = time.process_time()
+        with pytest.raises(TimeoutError):
+            server.accept()
+        assert time.process_time() - used < 0.1  # it rests, it does not spin
+        server.settimeout(5)
+        for one in callers[:8]:
+            one.close()
+        for one in served:
+            one.close()
+        served = [server.accept()[0] for _ in range(8)]
+        for one in (*callers[8:], *served):
+            one.close()
+
+
+def test_running_out_of_descriptors_does_not_end_it() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        listener = relay.listen("tcp", "127.0.0.1", 0)
+        child = os.fork()
+        if child == 0:
+            used = max(map(int, os.listdir("/proc/self/fd")))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
+            carrier = relay.Relay()
+            carrier.publish(listener, server.getsockname())
+            try:
+                carrier.run()
+            finally:
+                os._exit(1)
+        address = listener.getsockname()
+        listener.close()
+        try:
+            callers = [socket.create_connection(address) for _ in range(60)]
+            time.sleep(0.3)
+            for one in callers:
+                one.close()
+            with socket.create_connection(address) as late:
+                late.sendall(b"late")
+                late.shutdown(socket.SHUT_WR)
+                server.settimeout(5)
+                heard = b""
+                while not heard:
+                    connection, _ = server.accept()
+                    with connection:
+                        heard = connection.recv(16)
+                assert heard == b"late"
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_somebody_who_does_not_answer_inside_holds_up_nobody() -> None:
+    with socket.socket() as server, socket.socket() as listener:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        with socket.create_connection(server.getsockname()):  # the queue is full: who comes now hears nothing
+            carrier = relay.Relay()
+            door = relay.Door(listener, server.getsockname())
+            callers = [socket.socketpair() for _ in range(3)]
+            start = time.monotonic()
+            for caller, _ in callers:
+                carrier._connect(relay.Caller(caller, door, start + 60))
+            assert time.monotonic() - start < 0.5
+            for key in list(carrier.selector.get_map().values()):
+                assert isinstance(key.fileobj, socket.socket)
+                key.fileobj.close()
+            carrier.selector.close()
+            for one, other in callers:
+                one.close()
+                other.close()
+
+
+def test_the_beat_comes_before_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[int] = []
+    monkeypatch.setattr(relay, "PULSE", 60)
+    monkeypatch.setattr(relay, "Relay", functools.partial(relay.Relay, lambda: beats.append(1)))
+    with socket.create_server(("127.0.0.1", 0)) as server, relayed(server.getsockname()) as address, \
+            socket.create_connection(address) as caller:
+        connection, _ = server.accept()
+        with connection:
+            assert beats == []
+            caller.sendall(b"x")
+            assert connection.recv(1) == b"x"
+            assert beats == [1]
+            connection.sendall(b"y")
+            assert caller.recv(1) == b"y"
+            assert beats == [1]
 
 
 def test_a_unix_socket_in_front(tmp_path: Path) -> None:

@@ -50,22 +50,23 @@ def main(errand: Errand, launcher: Channel) -> int:
     try:
         launcher.send(channel.JOINING)
         launcher.expect(channel.JOINED)
-        enter_first(errand, launcher)
+        view = enter_first(errand, launcher)
         pidfd, pid = make_lab(errand, launcher)
         net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         syscalls.setns(net, syscalls.CLONE_NEWNET)
         os.close(net)
         chroot.pivot(sandbox.ROOT)  # or this copy of the host's mounts would keep its disks busy
-        launcher.send(channel.RUNNING, init=pid)
+        view.hold()
+        launcher.send(channel.RUNNING, init=pid, open=view.open)
     except BaseException as error:
         launcher.fail(error)
         return 125
     for fd in errand.ends:
         os.close(fd)
-    return carry(errand, launcher, pid, pidfd)
+    return carry(errand, launcher, view, pid, pidfd)
 
 
-def enter_first(errand: Errand, launcher: Channel) -> None:
+def enter_first(errand: Errand, launcher: Channel) -> sandbox.View:
     """The first user namespace: from here on we are nobody on the host. Put the root together."""
     errand.before()
     try:
@@ -87,7 +88,7 @@ def enter_first(errand: Errand, launcher: Channel) -> None:
     syscalls.prctl(PR_SET_DUMPABLE, 1)
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        sandbox.assemble(errand.layout, trees)
+        return sandbox.assemble(errand.layout, trees)
     except OSError as error:
         raise explain("cannot put the lab's root together", error, hint_for(error)) from error
 
@@ -153,14 +154,14 @@ def _porter(errand: Errand, doorman: Channel) -> int:
     raise AssertionError("unreachable")
 
 
-def carry(errand: Errand, launcher: Channel, pid: int, pidfd: int) -> int:
+def carry(errand: Errand, launcher: Channel, view: sandbox.View, pid: int, pidfd: int) -> int:
     """Relay between the two networks until PID 1 has ended; returns its exit code.
 
     When the launcher ends, we end PID 1: root inside could talk PID 1 out of its own parent-death signal
     (ptrace(2)), but cannot reach us. So from now on we must not die before we have seen to that.
     """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
-    carrier = relay.Relay()
+    carrier = relay.Relay(view.refresh)  # a cell sees the files that were there when it was sent
     for listener, inside in errand.listeners:
         carrier.publish(listener, inside)
     carrier.watch(launcher.socket.fileno(), lambda: send(pidfd, signal.SIGKILL))

@@ -8,41 +8,69 @@ in by this way, and so do the ports that a learner publishes. man 7 network_name
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 CHUNK = 65536
+MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
 PATIENCE = 60.0  # seconds that a caller waits for somebody to listen inside: the kernel may still be starting
 RETRY = 0.01     # seconds between two tries
+REST = 0.1       # seconds that a listener rests, which is full or has found no descriptor left
+PULSE = 1.0      # seconds between two beats
 
 Address = tuple[str, int]
+
+
+class Door:
+    """A listener, and where those who come to it are led."""
+
+    def __init__(self, listener: socket.socket, inside: Address) -> None:
+        self.listener, self.inside = listener, inside
+        self.callers = 0
+        self.closed_until = 0.0
+
+
+class Caller(NamedTuple):
+    """Who has come and is not connected yet."""
+
+    connection: socket.socket
+    door: Door
+    deadline: float
 
 
 class Side:
     """One of the two connections of a pair: what it still has to be sent, and who is opposite."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
+    def __init__(self, connection: socket.socket, door: Door, outside: bool) -> None:
+        self.connection, self.door, self.outside = connection, door, outside
         self.unsent = b""        # bytes from the other side
         self.reading = True      # until end of file
         self.opposite: Side
 
 
 class Relay:
-    """Pass bytes until told to stop: `publish` listeners, `watch` descriptors, then `run`."""
+    """Pass bytes until told to stop: `publish` listeners, `watch` descriptors, then `run`.
 
-    def __init__(self) -> None:
+    ``beat`` is called whenever something has come from outside, before it is passed on, and each second.
+    """
+
+    def __init__(self, beat: Callable[[], None] | None = None) -> None:
         self.selector = selectors.DefaultSelector()
-        self.waiting: list[tuple[socket.socket, Address, float]] = []
+        self.waiting: list[Caller] = []  # nobody listened inside when they were last announced
+        self.resting: list[Door] = []
+        self.beat = beat or (lambda: None)
+        self.pulse = PULSE if beat else None
         self.ended: int | None = None
 
     def publish(self, listener: socket.socket, inside: Address) -> None:
         """Connect whoever comes to ``listener`` with the address ``inside``."""
         listener.setblocking(False)
-        self.selector.register(listener, selectors.EVENT_READ, lambda _: self._accept(listener, inside))
+        self._open(Door(listener, inside))
 
     def watch(self, fd: int, then: Callable[[], None]) -> None:
         """Call ``then`` whenever ``fd`` is readable."""
@@ -55,38 +83,76 @@ class Relay:
     def run(self) -> int:
         """Pass bytes until `end` is called."""
         while self.ended is None:
-            for key, mask in self.selector.select(RETRY if self.waiting else None):
+            pause = RETRY if self.waiting else REST if self.resting else self.pulse
+            ready = self.selector.select(pause)
+            if not ready:
+                self.beat()
+            for key, mask in ready:
                 key.data(mask)
             self._try_again()
         return self.ended
 
-    def _accept(self, listener: socket.socket, inside: Address) -> None:
-        try:
-            outer, _ = listener.accept()
-        except OSError:
-            return  # the caller has gone again, or we have no descriptor left: the next one may be luckier
-        outer.setblocking(False)
-        self._connect(outer, inside, time.monotonic() + PATIENCE)
-
     def _try_again(self) -> None:
         callers, self.waiting = self.waiting, []
-        for outer, inside, deadline in callers:
-            self._connect(outer, inside, deadline)
-
-    def _connect(self, outer: socket.socket, inside: Address, deadline: float) -> None:
-        inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        inner.settimeout(1)  # loopback answers at once, unless the queue there is full
-        try:
-            inner.connect(inside)
-        except OSError:
-            inner.close()
-            if time.monotonic() < deadline:
-                self.waiting.append((outer, inside, deadline))
+        for caller in callers:
+            self._connect(caller)
+        doors, self.resting = self.resting, []
+        for door in doors:
+            if door.callers < MOST and time.monotonic() >= door.closed_until:
+                self._open(door)
             else:
-                outer.close()
+                self.resting.append(door)
+
+    def _open(self, door: Door) -> None:
+        self.selector.register(door.listener, selectors.EVENT_READ, lambda _: self._accept(door))
+
+    def _rest(self, door: Door) -> None:
+        """Accept nobody for a moment: they wait in the listener's queue, and we do not spin."""
+        self.selector.unregister(door.listener)
+        door.closed_until = time.monotonic() + REST
+        self.resting.append(door)
+
+    def _accept(self, door: Door) -> None:
+        try:
+            connection, _ = door.listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # the caller has gone again
+        except OSError:  # no descriptor left
+            self._rest(door)
             return
-        inner.setblocking(False)
-        self._join(Side(outer), Side(inner))
+        connection.setblocking(False)
+        door.callers += 1
+        if door.callers == MOST:
+            self._rest(door)
+        self._connect(Caller(connection, door, time.monotonic() + PATIENCE))
+
+    def _connect(self, caller: Caller) -> None:
+        """Knock inside, without waiting for the answer: other pairs go on meanwhile."""
+        try:
+            inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError:  # no descriptor left
+            self._later(caller)
+            return
+        if inner.connect_ex(caller.door.inside) in (0, errno.EINPROGRESS):
+            self.selector.register(inner, selectors.EVENT_WRITE, lambda _: self._answered(caller, inner))
+        else:
+            inner.close()
+            self._later(caller)
+
+    def _answered(self, caller: Caller, inner: socket.socket) -> None:
+        self.selector.unregister(inner)
+        if inner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            inner.close()
+            self._later(caller)
+        else:
+            self._join(Side(caller.connection, caller.door, True), Side(inner, caller.door, False))
+
+    def _later(self, caller: Caller) -> None:
+        if time.monotonic() < caller.deadline:
+            self.waiting.append(caller)
+        else:
+            caller.connection.close()
+            caller.door.callers -= 1
 
     def _join(self, outer: Side, inner: Side) -> None:
         outer.opposite, inner.opposite = inner, outer
@@ -123,6 +189,8 @@ class Relay:
             return
         if not data:
             side.reading = False
+        if side.outside:
+            self.beat()
         side.opposite.unsent += data
         self._send(side.opposite)
 
@@ -154,6 +222,7 @@ class Relay:
             if one.connection in self.selector.get_map():
                 self.selector.unregister(one.connection)
             one.connection.close()
+        side.door.callers -= 1
 
 
 def listen(transport: str, ip: str, port: int) -> socket.socket:

@@ -7,6 +7,11 @@ It is built in one user namespace and used in another below it. For the kernel t
 somebody more privileged, so it locks them: root in the lab can neither unmount them nor make them writable
 again (man 7 mount_namespaces, "Restrictions on mount namespaces"). Without that second namespace
 ``mount -o remount,bind,rw`` would open the learner's own files to the lab.
+
+A read-only mount does not close the sockets and FIFOs in it: connect(2), and writing to a FIFO, change no
+file. So the learner's trees are shown through a read-only overlay, where the same names are there and lead
+nowhere: a socket or a FIFO belongs to its inode, and an overlay has inodes of its own. `View` keeps it fresh.
+Sources: Documentation/filesystems/overlayfs.rst; man 7 unix, man 7 fifo.
 """
 
 from __future__ import annotations
@@ -14,9 +19,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from mycontainer import syscalls
+from mycontainer import paths, syscalls
 from mycontainer.chroot import make_private
 from mycontainer.engine import idmap
 from mycontainer.errors import ContainerError, explain
@@ -25,8 +31,9 @@ ROOT = "/tmp"  # where the new root is put together: some directory that every s
 IMAGES = "/var/lib/mycontainer/images"
 HOSTNAME = "lab"
 
-# Where programs and their libraries are: for most systems /usr, and links to it.
-SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu")
+# Where programs and their libraries are: for most systems /usr, and links to it. Not all of /nix: the socket
+# of its daemon is there.
+SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store", "gnu/store")
 # Directories that start out empty, and how: who may write where is part of what a program expects.
 EMPTY = {"dev": 0o755, "etc": 0o755, "home": 0o755, "mnt": 0o755, "opt": 0o755, "proc": 0o755, "root": 0o700,
          "run": 0o755, "run/lock": 0o1777, "srv": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755,
@@ -34,6 +41,9 @@ EMPTY = {"dev": 0o755, "etc": 0o755, "home": 0o755, "mnt": 0o755, "opt": 0o755, 
 # Never shown as the notebook's directory: they must stay the lab's own and writable, or hold too much.
 TOO_MUCH = ("/", "/tmp", "/var", "/var/tmp", "/run", "/dev", "/dev/shm", "/proc", "/sys", "/home", "/root",
             "/mnt", "/srv", "/opt", "/etc")
+
+MS_REMOUNT = 0x20  # sys/mount.h
+READ_ONLY = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 ETC = {
     "hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{HOSTNAME}\n",
@@ -110,13 +120,14 @@ def take_trees(layout: Layout, userns_fd: int) -> list[int]:
     return [idmap.idmapped_tree(source, userns_fd) for source, _ in layout.trees]
 
 
-def assemble(layout: Layout, trees: list[int]) -> None:
+def assemble(layout: Layout, trees: list[int]) -> View:
     """Put the new root together at `ROOT`; to be called in a mount namespace that shall be thrown away.
 
     ``trees`` are what `take_trees` took, or empty to take them here. All sources are in hand before the
-    first mount: it may hide them.
+    first mount: it may hide them. Returns the view of the trees, to be kept fresh.
     """
     make_private()
+    whole = [not _has_mounts_below(source) for source, _ in layout.trees]
     try:
         trees = trees or [idmap.readonly_tree(source) for source, _ in layout.trees]
         system = {name: os.readlink(f"/{name}") if os.path.islink(f"/{name}")
@@ -138,8 +149,78 @@ def assemble(layout: Layout, trees: list[int]) -> None:
         os.makedirs(os.path.dirname(ROOT + link), exist_ok=True)
         if not os.path.lexists(ROOT + link):
             os.symlink(text, ROOT + link)
-    for tree, (_, target) in zip(trees, layout.trees, strict=True):
-        idmap.place(tree, ROOT, target)
+    view = View()
+    with _workshop() as workshop:
+        for tree, one, (_, target) in zip(trees, whole, layout.trees, strict=True):
+            view.show(tree, target, workshop if one else None)
+    return view
+
+
+class View:
+    """The trees as the lab sees them.
+
+    An overlay remembers which names it found, and which it did not: by what it knows a file that is made,
+    replaced or removed behind its back stays as it was. To remount it makes it forget (reconfigure_super()
+    in the kernel's fs/super.c calls shrink_dcache_sb()); what is appended to a file is seen anyway.
+    """
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.overlays: list[int] = []  # descriptors of them
+        self.open: list[str] = []  # trees whose sockets and FIFOs lead out, because no overlay can be had
+
+    def show(self, tree: int, target: str, workshop: str | None) -> None:
+        """Mount the tree at ``target`` of the new root, through an overlay if there is a ``workshop``."""
+        if workshop is None:
+            idmap.place(tree, ROOT, target)
+            self.open.append(target)
+            return
+        idmap.place(tree, workshop, "tree")
+        with paths.target(ROOT, target) as place:
+            try:
+                syscalls.mount("overlay", place, "overlay", READ_ONLY,
+                               f"lowerdir={workshop}/tree:{workshop}/empty")
+            except OSError:  # a file system that cannot lie below one; before Linux 5.19 an idmapped tree
+                syscalls.move_mount(syscalls.AT_FDCWD, f"{workshop}/tree", syscalls.AT_FDCWD, place,
+                                    idmap.MOVE_MOUNT_T_SYMLINKS)
+                self.open.append(target)
+                return
+        syscalls.umount2(f"{workshop}/tree", syscalls.MNT_DETACH)  # the overlay keeps a copy of the mount
+        self.targets.append(target)
+
+    def hold(self) -> None:
+        """Take the overlays in hand, in the finished root: root inside can rename what lies on a path."""
+        self.overlays = [os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                         for target in self.targets]
+
+    def refresh(self) -> None:
+        """See the trees as they are now. Takes some 20 microseconds for each, and costs later look-ups."""
+        for overlay in self.overlays:
+            try:
+                os.fchdir(overlay)
+                syscalls.mount(None, ".", None, MS_REMOUNT | READ_ONLY)
+            except OSError:
+                pass  # a directory that we may not enter: then nobody inside may, and nothing is remembered
+
+
+@contextmanager
+def _workshop() -> Iterator[str]:
+    """Two directories below which overlays are put together: ``tree``, and ``empty`` since one is too few.
+
+    On a tmpfs that nobody sees later: ``rm -rf /`` inside would take the empty one from under the overlays.
+    """
+    place = f"{ROOT}/mnt"
+    syscalls.mount("tmpfs", place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64k")
+    os.mkdir(f"{place}/tree")
+    os.mkdir(f"{place}/empty")
+    yield place
+    syscalls.umount2(place, syscalls.MNT_DETACH)
+
+
+def _has_mounts_below(path: str) -> bool:
+    """Whether other file systems are mounted below: an overlay would show their mount points empty."""
+    escaped = "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in path)  # as man 5 proc has it
+    return any(_below(point, [escaped]) and point != escaped for _, point, _, _ in _mounts())
 
 
 def room() -> int:
@@ -157,7 +238,7 @@ def _mount_etc() -> None:
     os.remove(f"{own}/mtab")
     os.symlink("/proc/self/mounts", f"{own}/mtab")
     syscalls.mount("overlay", f"{ROOT}/etc", "overlay",
-                   syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV, f"lowerdir={own}:/etc")
+                   READ_ONLY, f"lowerdir={own}:/etc")
 
 
 def superblocks() -> set[str]:
