@@ -84,7 +84,7 @@ def test_it_declares_what_a_learner_and_a_teacher_need(exercise: Exercise) -> No
     assert exercise.hints
     assert exercise.title
     assert exercise.fast_track
-    assert 2 <= len(exercise.wrong) <= 4
+    assert 2 <= len(exercise.wrong) <= 8
     assert len({wrong.says for wrong in exercise.wrong}) == len(exercise.wrong)
 
 
@@ -100,6 +100,29 @@ def test_the_reference_with_anything_missing_fails(exercise: Exercise, what: str
         assert verdict.state == SOLVED, f"it is noticed after all: take it off equivalent_mutants\n{verdict}"
         return
     assert verdict.state in (WRONG, OPEN), f"{what}: not noticed\n{source}\n{verdict}"
+
+
+def test_a_write_that_failed_unheard_is_the_likely_cause_too() -> None:
+    solution = from_source("""
+        def my_map_me(uid, gid):
+            own = os.getuid()
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            open("/proc/self/uid_map", "w").write(f"{uid} {own} 1")
+            open("/proc/self/gid_map", "w").write("0 4000000000 1")  # refused, and Python says nothing
+        """)
+    assert "nobody heard" in str(judge("namespaces.map_me", solution))
+
+
+def test_who_calls_a_function_of_ours_hears_which_and_what_to_write_instead() -> None:
+    solution = from_source("""
+        def my_cage(root):
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            chroot.make_private()
+        """)
+    verdict = judge("chroot.cage", solution)
+    assert verdict.state == OURS
+    assert "our function chroot.make_private" in str(verdict)
+    assert "It calls syscalls.mount. Write that out yourself" in str(verdict)
 
 
 @every

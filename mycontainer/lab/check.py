@@ -26,8 +26,9 @@ An exercise lives in ``mycontainer/lab/exercises/CHAPTER.py``, in the list EXERC
         fast_track="Only the unshare; the name is set for you.",
     )]
 
-In the notebook, right below the stub: ``lab.check("namespaces.rename", my_rename)``. A solution may be a
-plain value instead of a function; then the probe finds it in ``p.call()``.
+In the notebook, right below the stub: ``lab.check("namespaces.rename")``. It takes what has the stub's name;
+``lab.check("namespaces.rename", my_rename)`` says which. A solution may be a plain value instead of a
+function; then the probe finds it in ``p.call()``.
 
 A **probe** looks at what the function does, never at its text, with fresh tokens each time:
 
@@ -53,13 +54,18 @@ with any one call or flag removed fails (else give the reason in ``equivalent_mu
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mycontainer.lab import exercises
 from mycontainer.lab.child import TIMEOUT, run
 from mycontainer.lab.display import card
+from mycontainer.lab.exercise import Exercise, name_of
 from mycontainer.lab.progress import begin, record_solved
 from mycontainer.lab.result import Result
 
@@ -88,19 +94,41 @@ class Verdict:
         card({SOLVED: "good", WRONG: "bad"}.get(self.state, "open"), self.title, self.rows, self.after)
 
 
-def check(id: str, solution: Any, *, quiet: bool = False) -> Verdict | None:
+NOT_GIVEN: Any = object()
+
+
+def check(id: str, solution: Any = NOT_GIVEN, *, quiet: bool = False) -> Verdict | None:
     """Try a solution of an exercise, say what came of it, and keep it if it is right.
 
+    Without a ``solution`` it takes what the caller, a notebook as a rule, has under the name of the stub.
     ``quiet`` shows nothing and returns the `Verdict`. Raises LookupError if there is no such exercise.
     """
     begin(id)
-    verdict = judge(id, solution)
+    if solution is NOT_GIVEN:
+        solution = _of_the_caller(exercises.find(id), sys._getframe(1).f_globals)
+    verdict = _missing(id) if solution is NOT_GIVEN else judge(id, solution)
     if verdict:
         record_solved(id, solution)
     if quiet:
         return verdict
     verdict.show()
     return None
+
+
+def _of_the_caller(exercise: Exercise, names: Mapping[str, Any]) -> Any:
+    """What has the stub's name in there; NOT_GIVEN if nothing has."""
+    return names.get(stub_name(exercise), NOT_GIVEN)
+
+
+def stub_name(exercise: Exercise) -> str:
+    """The name of what the learner is given to fill in: the last one that the stub defines."""
+    name: str = re.findall(r"^\s*def (\w+)\(", exercise.stub, re.MULTILINE)[-1]
+    return name
+
+
+def _missing(id: str) -> Verdict:
+    return Verdict(id, OPEN, f"○ {id}: run the cell above first",
+                   after=f"It defines {stub_name(exercises.find(id))}, and that is what this cell tries.")
 
 
 def judge(id: str, solution: Any, patience: float = 1.0) -> Verdict:
@@ -144,7 +172,7 @@ def _first(text: str, count: int = 12) -> str:
 
 def _open(id: str) -> Verdict:
     return Verdict(id, OPEN, f"○ {id} is not solved yet",
-                   after=f'Write your lines into the function above and run the cell again. '
+                   after=f'Write your lines into the function above, run that cell, then this one again. '
                          f'A hint: lab.hint("{id}")')
 
 
@@ -159,9 +187,9 @@ def _examine(module: str, chapter: str, id: str, body: bytes, patience: float) -
         exercise.probe(probe.Probe(exercise, body, patience))
     except probe.Unfinished:
         return _open(id)
-    except probe.Ours:
-        return Verdict(id, OURS, f"○ {id}: that is our function at work, not yours",
-                       after="Write the steps yourself: what is yours you keep.")
+    except probe.Ours as ours:
+        return Verdict(id, OURS, f"○ {id}: that is our function {ours} at work, not yours",
+                       after=f"{_steps_of(exercise, str(ours))} yourself: what is yours you keep.")
     except probe.CannotTry as error:
         return Verdict(id, CANNOT, f"? {id} cannot be tried on this machine",
                        (("why", f"no namespaces to try it in: {error}"),),
@@ -172,6 +200,13 @@ def _examine(module: str, chapter: str, id: str, body: bytes, patience: float) -
         return Verdict(id, CANNOT, f"? {id}: the check itself failed. That is our fault.",
                        (("report", traceback.format_exc(limit=-3)),))
     return Verdict(id, SOLVED, f"✓ {id} is solved, and yours")
+
+
+def _steps_of(exercise: Exercise, name: str) -> str:
+    """What to write instead of this function of ours."""
+    sources = [inspect.getsource(one) for one in exercise.ours() if name_of(one) == name]
+    calls = [call for source in sources for call in re.findall(r"\bsyscalls\.\w+(?=\()", source)]
+    return f"It calls {', '.join(dict.fromkeys(calls))}. Write that out" if calls else "Write its steps"
 
 
 def _not_yet(id: str, seen: Any) -> Verdict:

@@ -56,6 +56,16 @@ _keep(body, lines, result, status, lifeline)
 """
 
 
+class LabGone(Exception):
+    """No program can be started: somebody has deleted what programs need to start."""
+
+    def __str__(self) -> str:
+        return "The programs of this lab are gone: Kernel → Restart Kernel."
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]  # all that a notebook shows of it
+
+
 def run(function: Callable[..., Any], *args: Any, timeout: float = TIMEOUT, show: bool = False,
         **kwargs: Any) -> Result:
     """Call ``function(*args, **kwargs)`` in a process of its own and wait for it.
@@ -152,9 +162,11 @@ class _Running:
             self.keeper = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, *map(str, theirs)], stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=theirs, start_new_session=True)
-        except BaseException:
+        except BaseException as problem:
             for fd in (result, status, self.lifeline):
                 os.close(fd)
+            if isinstance(problem, FileNotFoundError):  # not our own interpreter, or not its loader
+                raise LabGone from None
             raise
         finally:
             for fd in theirs:

@@ -64,6 +64,10 @@ class Exercise:
         """The solution that we have ourselves."""
         return dotted(self.reference) if isinstance(self.reference, str) else self.reference
 
+    def ours(self) -> list[Callable[..., Any]]:
+        """Our functions that would give a solution away."""
+        return [inspect.unwrap(one) for one in (self.reference_function(), *map(dotted, self.forbid))]
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -85,6 +89,11 @@ def dotted(name: str) -> Any:
     """The object with this name: "mycontainer.chroot.enter"."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
+
+
+def name_of(function: Any) -> str:
+    """A function's name as learners write it: "chroot.enter"."""
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
 def source_of(function: Callable[..., Any]) -> str:

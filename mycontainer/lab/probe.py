@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from mycontainer import namespaces, syscalls
 from mycontainer.lab.child import attempt, begin, descendants, is_ours, load
-from mycontainer.lab.exercise import Exercise, dotted, from_source
+from mycontainer.lab.exercise import Exercise, from_source, name_of
 from mycontainer.lab.result import Failure
 
 MS_SHARED = 1 << 20
@@ -51,7 +51,7 @@ class Unfinished(Exception):
 
 
 class Ours(BaseException):
-    """The solution is, or calls, the function that it should replace."""
+    """The solution is, or calls, a function that it should replace; its message is that one's name."""
 
 
 class CannotTry(Exception):
@@ -189,7 +189,8 @@ class Checkpoint:
     """A place where a learner's process stops: hand it to the function as the thing that it shall call.
 
     Calling it tells the probe who is there (the kernel adds the pid, so it cannot be made up) and waits
-    until `release`. `arrived` gives the process that stands there.
+    until `release`: then it returns, or it ends its process with an exit code. `arrived` gives the process
+    that stands there.
     """
 
     def __init__(self, patience: float = 1.0) -> None:
@@ -199,11 +200,12 @@ class Checkpoint:
 
     def __call__(self, *_: Any, **__: Any) -> None:
         self._theirs.send(b"here")
-        self._theirs.recv(1)
+        if code := self._theirs.recv(1)[0]:
+            os._exit(code)
 
-    def release(self) -> None:
-        """Let the process that stands there go on."""
-        self._ours.send(b"g")
+    def release(self, exit_code: int = 0) -> None:
+        """Let the process that stands there go on; with an ``exit_code``, to its end."""
+        self._ours.send(bytes([exit_code]))
 
     def fileno(self) -> int:
         """The descriptor on our side: readable when somebody has come."""
@@ -319,7 +321,7 @@ class Probe:
 
         def everything() -> Any:
             function = run or load(self._body)
-            ours = _functions_of(self.exercise)  # looked up now: the world may hide the files of a module
+            ours = self.exercise.ours()  # looked up now: the world may hide the files of a module
             _join_world(world)  # with functions of the core that an exercise may forbid from here on
             if not run:
                 _refuse_ours(function, ours)
@@ -529,25 +531,22 @@ def _close_all_but(wanted: set[int]) -> None:
 
 # ── is it theirs? ────────────────────────────────────────────────────────────────────────────────────
 
-def _functions_of(exercise: Exercise) -> list[Any]:
-    """The functions of ours that would give a solution away."""
-    return [inspect.unwrap(dotted(name) if isinstance(name, str) else name)
-            for name in (exercise.reference, *exercise.forbid)]
-
-
 def _refuse_ours(function: Any, ours: list[Any]) -> None:
     """Refuse our own functions as a solution; and in this process make those refuse that give it away.
 
     Exchanging a function's code reaches every name and every wrapper under which it is called.
     """
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        from mycontainer.lab.probe import Ours  # this code will stand in another module
+        import sys  # this code will stand in another module
 
-        raise Ours
+        from mycontainer.lab.probe import Ours
+
+        frame = sys._getframe()
+        raise Ours(f"{frame.f_globals['__name__'].rpartition('.')[2]}.{frame.f_code.co_name}")
 
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     if code and is_ours(code.co_filename):
-        raise Ours
+        raise Ours(name_of(inspect.unwrap(function)))
     for one in ours:
         if isinstance(one, types.FunctionType) and not one.__code__.co_freevars:
             one.__code__ = refuse.__code__.replace(co_name=one.__name__)

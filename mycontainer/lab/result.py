@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import signal as signals
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -42,6 +42,7 @@ class Result:
     stderr: str = ""
     value: Any = None
     error: Failure | None = None
+    shown: bool = field(default=False, compare=False)  # what it wrote has been printed already
 
     def __bool__(self) -> bool:
         return self.exit_code == 0
@@ -52,7 +53,12 @@ class Result:
             print(self.stdout, end="" if self.stdout.endswith("\n") else "\n", flush=True)
         if self.stderr:
             print(self.stderr, end="" if self.stderr.endswith("\n") else "\n", file=sys.stderr, flush=True)
-        return self
+        return replace(self, shown=True)
+
+    def _ipython_display_(self) -> None:
+        """As the last line of a cell it says nothing once all is shown, and all was well."""
+        if not self.shown or self.exit_code or self.value is not None:
+            raise NotImplementedError  # then IPython shows the text below
 
     def __repr__(self) -> str:
         parts = [f"exit_code={self.exit_code}"]

@@ -13,12 +13,14 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from mycontainer import container, namespaces, syscalls
 from mycontainer.lab.exercise import Exercise, Prediction, Wrong
 from mycontainer.lab.probe import Checkpoint, Child, Probe, Process
 
 Job = Callable[[], object]
+Started = AbstractContextManager[Child]
 
 
 # ── our solutions ────────────────────────────────────────────────────────────────────────────────────
@@ -132,16 +134,43 @@ def who_came(here: Checkpoint) -> Process:
                         "man 2 fork")
 
 
-def ends_well(p: Probe, here: Checkpoint, process: Child) -> None:
-    """Let the job return, and see what the function makes of it."""
+STATUS = "man 2 fork; man 2 waitpid"
+
+
+def ends_well(p: Probe, here: Checkpoint, process: Child, again: Callable[[Checkpoint], Started]) -> None:
+    """What the function makes of the end of the job: one that returns, and ``again`` one that does not."""
+    _waits_for_it(p, process)
     here.release()
     value = process.finish()
-    came_back = value == 1
-    p.expect("what your function returned, after job", value, 0,
-             cause="The child came back from your function as if it were the parent: it must end inside it."
-             if came_back else
-             "The parent has to wait for the child, and return the exit code that it ended with.",
-             look="man 2 fork; man 2 waitpid")
+    came_back = value in (1, 1 << 8)  # what a child ends with that does (`child.attempt`)
+    p.expect("what your function returned, after a job that returned", value, 0,
+             cause="The child came back from your function as if it were the parent, by return or error: it "
+                   "must end inside it." if came_back else NO_CODE, look=STATUS)
+    p.expect("how many children your process has left behind", len(process.children()), 0,
+             cause="They have not ended, or nobody has asked for their exit code.", look=STATUS)
+
+    here, code = p.checkpoint(), random.randrange(2, 100)
+    with again(here) as process:
+        who_came(here)
+        _waits_for_it(p, process)
+        here.release(code)
+        value = process.finish()
+        cause = NO_CODE
+        if value == code << 8:
+            cause = "That is the status, which has the exit code in its upper byte: man 3 wait, WEXITSTATUS."
+        elif value == 0:
+            cause = "This job ended its process itself, with another code than 0. Only the status says so."
+        p.expect(f"what your function returned, after a job that ended with os._exit({code})", value, code,
+                 cause, STATUS)
+
+
+NO_CODE = "That is not the exit code that the child ended with."
+
+
+def _waits_for_it(p: Probe, process: Child) -> None:
+    p.expect("whether your function has returned while job still runs", process.returned, False,
+             cause="Nobody waits for the child: the parent goes on, and cannot know how it will end.",
+             look=STATUS)
 
 
 def parent(kinds: tuple[str, ...]) -> None:
@@ -177,7 +206,7 @@ def probe_first_pid(p: Probe) -> None:
             cause = "It is not the first child. Only the first one to be born in there is process 1."
         p.expect("the pid inside, of the process that called job", pids(stands) or ["none"], ["1"], cause,
                  look='man 2 unshare, "CLONE_NEWPID"')
-        ends_well(p, here, process)
+        ends_well(p, here, process, p.child)
 
 
 def probe_fix_ps(p: Probe) -> None:
@@ -204,7 +233,7 @@ def probe_fix_ps(p: Probe) -> None:
         p.expect("the processes that ps shows to job", got, [1],
                  cause="This is still the old /proc.",
                  look='man 7 pid_namespaces, "/proc and PID namespaces"')
-        ends_well(p, here, process)
+        ends_well(p, here, process, p.child)
 
 
 def probe_map_me(p: Probe) -> None:
@@ -224,15 +253,19 @@ def see_the_maps(p: Probe, process: Child, uid: int, gid: int) -> None:
     p.expect("uid_map of your process, first and last number", got, [uid, 1],
              cause="The middle number must be your own id on this side. In the new namespace it is "
                    "too late to ask: there getuid says 65534." if process.error else
-                   "A new user namespace has no ids at all until somebody writes its map.",
+                   f"A new user namespace has no ids at all until somebody writes its map. {UNHEARD}",
              look='man 7 user_namespaces, "Defining user and group ID mappings"')
     got = ends_of(process.read("gid_map")) or raised or "empty"
     p.expect("gid_map of your process, first and last number", got, [gid, 1],
              cause="The kernel refused it. Before a group map, something has to be given up for ever."
-             if process.error else "The user is mapped; the groups have a map of their own.",
+             if process.error else f"The user is mapped; the groups have a map of their own. {UNHEARD}",
              look='man 7 user_namespaces, "/proc/pid/setgroups"')
     p.expect("whether your function came to its end", raised or True, True,
              cause="The maps are right; what came after them failed.")
+
+
+UNHEARD = ("You have written it? Then the kernel refused, and nobody heard: what is written to a file goes "
+           "out when the file is closed, and without a with block an error at that moment is lost.")
 
 
 def ends_of(id_map: str) -> list[int]:
@@ -257,7 +290,7 @@ def probe_join(p: Probe) -> None:
                 cause = "The others were not joined; or the child was born before they were."
             p.expect("what the process that called job shares with the container", joined, list(kinds),
                      cause, look='man 2 setns, "PID namespaces"')
-            ends_well(p, here, process)
+            ends_well(p, here, process, lambda job: p.child(target.pid, job, before=give_up_rights))
 
 
 def why_not_joined(p: Probe, process: Child) -> None:
@@ -313,7 +346,7 @@ def probe_two_clocks(p: Probe) -> None:
             p.expect(f"by how many seconds the {name} clock of job runs ahead",
                      seconds if abs(ahead - seconds) <= 2 else ahead, seconds, cause=cause,
                      look="man 7 time_namespaces")
-        ends_well(p, here, process)
+        ends_well(p, here, process, lambda job: p.child(job, seconds))
 
 
 # ── the exercises ────────────────────────────────────────────────────────────────────────────────────
@@ -394,12 +427,39 @@ EXERCISES = [
             Wrong("""
                 def my_first_pid(job):
                     syscalls.unshare(syscalls.CLONE_NEWPID)
+                    if os.fork() == 0:
+                        job()
+                        os._exit(0)
+                    return 0
+                """, says="Nobody waits for the child"),
+            Wrong("""
+                def my_first_pid(job):
+                    syscalls.unshare(syscalls.CLONE_NEWPID)
                     pid = os.fork()
                     if pid == 0:
                         job()
                         os._exit(0)
-                    return pid
-                """, says="has to wait for the child"),
+                    return os.waitpid(pid, 0)[1]
+                """, says="has the exit code in its upper byte"),
+            Wrong("""
+                def my_first_pid(job):
+                    syscalls.unshare(syscalls.CLONE_NEWPID)
+                    pid = os.fork()
+                    if pid == 0:
+                        job()
+                        os._exit(0)
+                    os.waitpid(pid, 0)
+                    return 0
+                """, says="ended its process itself"),
+            Wrong("""
+                def my_first_pid(job):
+                    syscalls.unshare(syscalls.CLONE_NEWPID)
+                    pid = os.fork()
+                    if pid == 0:
+                        job()
+                        os.read(os.pipe()[0], 1)
+                    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                """, says="for a child that never ends"),
         ),
     ),
     Exercise(
@@ -466,6 +526,17 @@ EXERCISES = [
                         os._exit(0)
                     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 """, says="still the old /proc"),
+            Wrong("""
+                def my_fix_ps(job):
+                    syscalls.unshare(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS)
+                    pid = os.fork()
+                    if pid == 0:
+                        chroot.make_private()
+                        syscalls.mount("proc", "/proc", "proc")
+                        job()
+                        os._exit(0)
+                    return os.waitpid(pid, 0)[1]
+                """, says="has the exit code in its upper byte"),
         ),
     ),
     Exercise(
@@ -612,6 +683,27 @@ EXERCISES = [
                         os._exit(0)
                     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 """, says="The others were not joined"),
+            Wrong("""
+                def my_join(pid, job):
+                    for fd in [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+                               for kind in ("user", "uts", "pid", "mnt")]:
+                        syscalls.setns(fd)
+                    if os.fork() == 0:
+                        job()
+                        os._exit(0)
+                    return 0
+                """, says="Nobody waits for the child"),
+            Wrong("""
+                def my_join(pid, job):
+                    for fd in [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+                               for kind in ("user", "uts", "pid", "mnt")]:
+                        syscalls.setns(fd)
+                    child = os.fork()
+                    if child == 0:
+                        job()
+                        os._exit(0)
+                    return os.waitpid(child, 0)[1]
+                """, says="has the exit code in its upper byte"),
         ),
     ),
     Exercise(
@@ -663,6 +755,18 @@ EXERCISES = [
                         os._exit(0)
                     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 """, says="born before there was another"),
+            Wrong("""
+                def my_two_clocks(job, seconds):
+                    syscalls.unshare(syscalls.CLONE_NEWTIME)
+                    with open("/proc/self/timens_offsets", "w") as file:
+                        file.write(f"monotonic {seconds} 0\\nboottime {seconds} 0\\n")
+                    pid = os.fork()
+                    if pid == 0:
+                        job()
+                        os._exit(0)
+                    os.waitpid(pid, 0)
+                    return 0
+                """, says="ended its process itself"),
         ),
     ),
 ]
