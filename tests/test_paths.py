@@ -67,9 +67,10 @@ def test_data_dir_is_what_the_person_says_else_the_usual_place(monkeypatch: pyte
 
 def runtime_dir_of(user: int, **environment: str) -> str:
     """runtime_dir() as another user sees it, or the complaint."""
-    script = (f"import os; os.umask(0o002); os.setresgid({user}, {user}, {user})\n"
-              f"os.setgroups([]) if os.geteuid() == 0 else None; os.setresuid({user}, {user}, {user})\n"
-              "from mycontainer import paths\nfrom mycontainer.errors import ContainerError\n"
+    script = ("import os\nfrom mycontainer import paths\nfrom mycontainer.errors import ContainerError\n"
+              f"os.umask(0o002); os.setresgid({user}, {user}, {user})\n"  # and no import from here on:
+              "os.setgroups([]) if os.geteuid() == 0 else None\n"  # the checkout may be closed to others
+              f"os.setresuid({user}, {user}, {user})\n"
               "try: print(paths.runtime_dir())\nexcept ContainerError as error: print('refused:', error)")
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(paths.__file__).parents[1]), **environment}
     return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True,
