@@ -17,11 +17,11 @@ help: ## this list
 
 course: ## JupyterLab on chapter 0; your notebooks are in workspace/
 	@tools/setup.sh
-	@exec $(PYTHON_IN_VENV) -m mycontainer.lab.course --port $(PORT) --address $(ADDRESS)
+	@exec $(PYTHON_IN_VENV) -I -m mycontainer.lab.course --port $(PORT) --address $(ADDRESS)
 
 demo: ## a container seen from inside and from outside, side by side, in seconds
 	@tools/setup.sh
-	@$(PYTHON_IN_VENV) -m mycontainer.cli.demo
+	@$(PYTHON_IN_VENV) -I -m mycontainer.cli.demo
 
 test: ## the linters and all tests, notebooks too: as root (if you are) and as an ordinary user
 	@tools/test.sh

@@ -32,7 +32,7 @@ else
     runtime=${runtime:-/tmp/mycontainer-$(id -u)}
 fi
 
-remove "$data/images" "$runtime"
+remove "$data/images" "$data/jupyter" "$runtime"
 rmdir "$data" 2>/dev/null || true # kept if somebody put something else there
 
 # Cgroups: only empty ones can go, and a busy one means that a container still runs.

@@ -58,8 +58,11 @@ look_for_packages() {
     need nsenter util-linux "what the tests compare joining with"
     need readelf binutils "what the tests compare our reading of programs with"
     need shellcheck shellcheck "reads our shell scripts"
+    ! is_debian || need chromium chromium "shows that no output of a cell can harm a notebook" # Ubuntu has it as a snap
     need git git "copies the project for the ordinary user's tests"
 }
+
+is_debian() { grep -qsx 'ID=debian' /etc/os-release; }
 
 is_static_busybox() { # Debian's busybox package brings a dynamic one, of no use in an empty root
     has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1
