@@ -55,11 +55,11 @@ def card(tone: str, title: str, rows: Sequence[tuple[str, str]] = (), after: str
 def _card_html(tone: str, title: str, rows: Sequence[tuple[str, str]], after: str, marked: str,
                fold: str) -> str:
     plain = "background:none"  # JupyterLab tints every second row: among choices that looks like a choice
-    cell = f"padding:1px 12px 1px 0;vertical-align:top;text-align:left;white-space:pre-wrap;{plain}"
+    cell = f"padding:1px 12px 1px 0;vertical-align:top;text-align:left;{plain}"
     body = "".join(
         f'<tr style="{plain}{";font-weight:bold" if label == marked else ""}">'
-        f'<td style="{cell};color:var(--jp-ui-font-color2)">{html.escape(label)}</td>'
-        f'<td style="{cell}">{html.escape(value)}</td></tr>' for label, value in rows)
+        f'<td style="{cell};white-space:pre;color:var(--jp-ui-font-color2)">{html.escape(label)}</td>'
+        f'<td style="{cell};white-space:pre-wrap">{html.escape(value)}</td></tr>' for label, value in rows)
     table = f'<table style="margin:4px 0 0 0;border:none;{plain}">{body}</table>' if rows else ""
     font = ";font-family:var(--jp-code-font-family)" if after.startswith("Traceback") else ""
     style = f"margin-top:4px;white-space:pre-wrap{font}"

@@ -159,8 +159,15 @@ def outside_panel(seen: Dissolved) -> str:
 
 # ── the explorer of namespaces ───────────────────────────────────────────────────────────────────────
 
-WIDE = 34  # characters of a command
-HEAD = "pid".rjust(6) + "  " + "command".ljust(WIDE) + "".join(kind.ljust(7) for kind in figures.MEANING)
+WIDE = 24  # characters of a command: a line of the list fits into a window of 1280 pixels, side bar and all
+
+
+def in_columns(words: Iterable[str]) -> str:
+    """A word for each kind, beneath its name."""
+    return "".join(word.ljust(len(kind) + 2) for kind, word in zip(figures.MEANING, words, strict=True))
+
+
+HEAD = "pid".rjust(6) + "  " + "command".ljust(WIDE) + in_columns(figures.MEANING)
 
 
 _beside: list[Specimen] = []  # the container that the explorer has started, if any
@@ -229,7 +236,7 @@ def marks_of(one: figures.Seen, letters: Letters) -> list[str]:
 
 def option(one: figures.Seen, letters: Letters) -> str:
     """A line of the list; its blanks do not collapse in a browser."""
-    marks = "".join(letter.ljust(7) for letter in marks_of(one, letters))
+    marks = in_columns(marks_of(one, letters))
     me = "this notebook" if one.pid == os.getpid() else ""
     return f"{one.pid:>6}  {style.cut(one.command, WIDE - 2).ljust(WIDE)}{marks}{me}".replace(" ", "\u00a0")
 

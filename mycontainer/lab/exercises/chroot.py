@@ -318,7 +318,7 @@ CAGE = Exercise(
         ("With \".\" for both of its paths, pivot_root lays the old root on top of the new one, where you "
          "stand. It is busy, so detach it: umount2 has a flag for that."),
     ),
-    fast_track="unshare and the mount with MS_PRIVATE stand in who_sees; add the four of the last try, in order.",
+    fast_track="unshare and the MS_PRIVATE mount stand in who_sees; add the four of the last try, in order.",
     wrong=(
         Wrong('''
             def my_cage(root):
