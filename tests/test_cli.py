@@ -21,7 +21,7 @@ from mycontainer.cli import run as cli_run
 from mycontainer.cli.options import Command, Option
 from mycontainer.errors import ContainerError
 from mycontainer.images import base
-from needs import needs_root, needs_subids, needs_tool, needs_user, needs_userns
+from needs import needs_lab, needs_root, needs_subids, needs_tool, needs_user, needs_userns
 
 PROJECT = Path(__file__).parents[1]
 MYCONTAINER = [sys.executable, "-m", "mycontainer.cli.main"]
@@ -207,6 +207,11 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "-ix", "busybox", "true"], 125, "no such option: -x"),
     (["run", "--rm=yes", "busybox", "true"], 125, "option --rm takes no value"),
     (["run", "-w"], 125, "option -w needs a value: -w, --workdir DIR"),
+    (["run", "-p", "80:80", "busybox"], 125, "no option -p yet: it comes with chapter 5"),
+    (["run", "-dit", "busybox"], 125, "no option -d yet: it comes with chapter 7"),
+    (["run", "--memory=1g", "busybox"], 125, "no option --memory yet: it comes with chapter 3"),
+    (["ps"], 125, "no ps yet: it comes with chapter 7"),
+    (["pull", "ubuntu"], 125, "no pull yet: it comes with chapter 8"),
     (["run", "-w", "here", "busybox", "true"], 125, "not an absolute path: here"),
     (["run", "-w", "/etc/passwd", "busybox", "true"], 125, "cannot mount on /etc/passwd: Not a directory"),
     (["run", "-h", "a_b", "busybox", "true"], 125, "not a host name: a_b"),
@@ -330,6 +335,35 @@ def test_an_output_that_takes_nothing_is_no_traceback(sink: str) -> None:
     assert "Exception" not in done.stderr
     lines = done.stderr.splitlines()
     assert lines == (["mycontainer: cannot go on: No space left on device"] * 3 if "full" in sink else [])
+
+
+@needs_userns
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_descriptor_is_dev_null_inside_and_no_pipe_of_ours(closed: str, files: Path) -> None:
+    files.chmod(0o777)
+    script = f'"$@" {closed}'
+    look = "seen=$(for n in 0 1 2; do readlink /proc/1/fd/$n; done); echo $seen > /d/seen"
+    argv = [*MYCONTAINER, "run", "-v", f"{files}:/d", "busybox", "sh", "-c", look]
+    argv = ["bash", "-c", script, "bash", *argv]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    seen = (files / "seen").read_text().split()
+    assert len(seen) == 3
+    assert seen.count("/dev/null") >= len(closed.split())
+
+
+@needs_userns
+def test_no_module_is_taken_from_the_directory_that_we_are_called_in(
+        files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mycontainer.lab import doctor
+    for name in ("json", "ctypes", "subprocess"):
+        (files / f"{name}.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(files)
+    doctor.examine()
+    program = Path(sys.executable).with_name("mycontainer")
+    if program.exists():
+        subprocess.run([program, "run", "busybox", "true"], check=True)
+    assert not (files / "ran").exists()
 
 
 # ---- signals
@@ -489,6 +523,27 @@ def test_the_terminal_has_the_size_of_ours_and_gets_its_settings_back() -> None:
         subprocess.run(["rm", "-rf", directory], check=True)
 
 
+@needs_userns
+def test_a_shell_on_a_terminal_without_t_is_told_of_it() -> None:
+    code, shown = drive("run", "busybox", steps=[("# ", b"exit 3\n")])
+    assert (code, "hint: this sh has no terminal of its own: -it gives it one" in shown) == (3, True)
+    code, shown = drive("run", "busybox", "echo", "hi", steps=[("hi", b"")])
+    assert (code, "hint" in shown) == (0, False)
+
+
+@needs_lab
+def test_the_lab_says_where_one_is_and_how_to_leave() -> None:
+    code, shown = drive("lab", steps=[("[lab] ", b"bash\n"), ("[lab] ", b"exit\n"), ("[lab] ", b"exit 4\n")])
+    assert code == 4
+    assert "You are in the lab" in shown
+    assert "To leave: exit" in shown
+
+
+def test_an_image_that_is_not_here_yet() -> None:
+    done = mycontainer("run", "ubuntu")
+    assert "hint: Here is: busybox. Pulling others comes with chapter 8." in done.stderr
+
+
 # ---- help, version, bugs
 
 def test_help_is_there_for_everything() -> None:
@@ -536,7 +591,8 @@ def test_on_ubuntu_it_goes_on_as_the_permitted_interpreter(tmp_path: Path,
     permitted.write_text("")
     permitted.chmod(0o755)
     cli_main.use_permitted_interpreter()
-    assert became == [(str(permitted), [str(permitted), "-m", "mycontainer.cli.main", "run", "busybox"])]
+    argv = [str(permitted), "-I", "-m", "mycontainer.cli.main", "run", "busybox"]
+    assert became == [(str(permitted), argv)]
     monkeypatch.setattr(sys, "executable", str(permitted))
     cli_main.use_permitted_interpreter()
     assert len(became) == 1, "again and again"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,14 @@ def test_both_views_of_one_process() -> None:
     assert rows["kernel"] == [os.uname().release, os.uname().release, "the", "same"]
     assert "Namespaces of its own: user, cgroup, ipc, uts, net, pid, mnt." in done.stdout
     assert f"(exit code 0), and process {pid} is gone." in done.stdout
+
+
+def test_what_it_says_to_try_works_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.chdir(Path(sys.prefix).parent)
+    assert demo.our_command() == f"{Path(sys.prefix).name}/bin/mycontainer"
+    monkeypatch.setattr(shutil, "which", lambda _: "/bin/mycontainer")
+    assert demo.our_command() == "mycontainer"
 
 
 def test_a_container_that_ends_too_early_is_one_clear_line() -> None:

@@ -330,6 +330,16 @@ def test_root_of_a_lab_needs_sudo_for_the_machine(tmp_path: Path, monkeypatch: p
     assert pretend(tmp_path, {}).as_root("x") == "sudo x"
 
 
+def test_in_the_lab_nobody_asks_a_device_that_the_lab_hides(tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYCONTAINER_LAB", "1")
+    need = next(need for need in doctor.NEEDS if need.attempt is trials.kvm)
+    found = doctor.try_out(need, pretend(tmp_path, {}))
+    assert (found.works, found.detail) == (None, "not tried: the lab hides /dev/kvm")
+    assert "outside of the lab" in found.cure
+    assert "firmware" not in found.cure
+
+
 def test_more_ids_are_a_free_range_for_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(idmap, "free_range", lambda: 700000)

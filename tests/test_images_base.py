@@ -323,8 +323,19 @@ def damage_checksum(tar: bytes) -> bytes:
     return b"BIN" + tar[3:]
 
 
+def with_size(field: bytes) -> Callable[[bytes], bytes]:
+    """The first entry's size as these twelve bytes, and a checksum that fits."""
+
+    def damage(tar: bytes) -> bytes:
+        header = tar[:124] + field.rjust(11, b"0") + b"\0" + tar[136:148] + b" " * 8 + tar[156:512]
+        return header[:148] + b"%06o\0 " % sum(header) + header[156:] + tar[512:]
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "checksum": damage_checksum,
+    **{f"size {size.decode()}": with_size(size.rjust(11)) for size in (b"-1", b"1_0", b"0o17", b"+1", b"8")},
     "cut in a header": lambda tar: tar[:700],
     "cut in a file": lambda tar: tar[:200_000],
     "not a tar": lambda tar: b"\x1f\x8b" + tar[2:],

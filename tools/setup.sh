@@ -156,7 +156,7 @@ build_base_image() { # its stamp holds what it is made from, and where it is
     if [ "$(sed 1d "$stamp" 2>/dev/null)" = "$made_from" ] && [ -s "$(sed -n 1p "$stamp")" ]; then return 0; fi
     [ -e mycontainer/images/base.py ] || return 0
     say "Building the base image"
-    "$venv/bin/python" -m mycontainer.images.base || { warn "no base image: chapters that need one will say so"; return 0; }
+    "$venv/bin/python" -I -m mycontainer.images.base || { warn "no base image: chapters that need one will say so"; return 0; }
     where=$("$venv/bin/python" -c 'from mycontainer import images; print(images.find("busybox"))')
     printf '%s\n%s' "$where" "$made_from" >"$stamp"
 }
@@ -166,7 +166,7 @@ install_kernel() {
     key="$(cat mycontainer/lab/kernelspec.py tools/setup.sh | cksum) $(ls "$venv/bin/mycontainer-lab-python" 2>/dev/null || echo none)"
     [ "$(cat "$venv/.setup-kernel" 2>/dev/null)" != "$key" ] || return 0
     say 'Installing the kernel "Container Lab" into .venv'
-    "$venv/bin/python" -m mycontainer.lab.kernelspec install --sys-prefix >"$log" 2>&1 || {
+    "$venv/bin/python" -I -m mycontainer.lab.kernelspec install --sys-prefix >"$log" 2>&1 || {
         tail -n 15 "$log" >&2
         die "the lab's kernel could not be installed"
     }

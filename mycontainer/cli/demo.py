@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -81,6 +82,13 @@ def _fit(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 2] + " …"
 
 
+def our_command() -> str:
+    """The command line as one can type it here: in a checkout its place in .venv."""
+    if shutil.which("mycontainer"):
+        return "mycontainer"
+    return os.path.relpath(os.path.join(sys.prefix, "bin", "mycontainer"))
+
+
 def show() -> None:
     """Start a container from the base image, look at it from both sides, let it end, and print all that."""
     to_container, from_container = os.pipe(), os.pipe()
@@ -107,7 +115,7 @@ def show() -> None:
     print("An ordinary process, wrapped: another view of the machine, and the same kernel.")
     gone = "gone" if not os.path.exists(f"/proc/{process.pid}") else "still there"
     print(f"It has ended (exit code {code}), and process {process.pid} is {gone}.")
-    print("\nTry:  mycontainer run busybox sh -c 'hostname; ps; id'     or:  make course")
+    print(f"\nTry:  {our_command()} run busybox sh -c 'hostname; ps; id'     or:  make course")
 
 
 def main(arguments: Sequence[str] = ()) -> int:

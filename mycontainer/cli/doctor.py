@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 from mycontainer.cli.options import Command, Option
-from mycontainer.lab.doctor import Finding, examine
+from mycontainer.lab.doctor import Finding, examine, good, verdict
 
 DOCTOR = Command(
     "mycontainer doctor [--json]",
@@ -17,7 +16,6 @@ DOCTOR = Command(
     epilog="Exit code: 0 if chapters 0 to 2 can be done here, else 1.")
 
 VERDICTS = {True: "ok", False: "FAILS", None: "-"}
-LAST_CHAPTER = 2  # up to here a machine is good for the course's first half
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,23 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     return int(not good(findings))
 
 
-def good(findings: Sequence[Finding]) -> bool:
-    """Can chapters 0 to 2 be done?"""
-    return not any(finding.works is False for finding in findings if finding.chapter <= LAST_CHAPTER)
-
-
 def table(findings: Sequence[Finding]) -> str:
     """A row for each need, and below it the cure if there is something to cure."""
     width = max(len(finding.need) for finding in findings)
     lines = [f"CHAPTER  HERE   {'NEEDS':{width}}  FOUND"]
     for finding in findings:
-        verdict = VERDICTS[finding.works]
-        lines.append(f"{finding.chapter:>7}  {verdict:5}  {finding.need:{width}}  {finding.detail}".rstrip())
+        here = VERDICTS[finding.works]
+        lines.append(f"{finding.chapter:>7}  {here:5}  {finding.need:{width}}  {finding.detail}".rstrip())
         if finding.cure:
             lines.append(f"{'':16}cure: {finding.cure}")
-    lines.append("")
-    lines.append("Chapters 0 to 2 can be done here." if good(findings) else
-                 "Chapters 0 to 2 cannot be done here yet: see the cures above.")
-    if "MYCONTAINER_LAB" in os.environ:
-        lines.append("This was tried inside the lab. The cures are for a terminal outside of it.")
+    lines += ["", *verdict(findings)]
     return "\n".join(lines) + "\n"

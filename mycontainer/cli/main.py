@@ -33,6 +33,11 @@ To begin:  mycontainer run busybox sh -c 'hostname; ps; id'
 """
 
 
+WELCOME = """\
+You are in the lab: root, with the programs of this machine and a network of its own. Its files you can read.
+Whatever you break here is thrown away at the end, nothing else can be harmed. To leave: exit, or Ctrl-D."""
+
+
 def run(arguments: Sequence[str]) -> int:
     from mycontainer.cli.run import main
 
@@ -57,6 +62,8 @@ def lab(arguments: Sequence[str]) -> int:
         return 0
     from mycontainer.lab.terminal import main
 
+    if not words and os.isatty(0) and os.isatty(1):
+        print(WELCOME, flush=True)
     return main(words)
 
 
@@ -77,18 +84,36 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+# Docker's words that this does not have yet: the chapter that brings them.
+LATER = {
+    **dict.fromkeys(("ps", "stop", "kill", "exec", "logs", "attach", "start", "create", "rm", "wait", "top",
+                     "inspect", "stats", "pause", "unpause", "restart"), 7),
+    **dict.fromkeys(("pull", "push", "build", "tag", "save", "load", "rmi", "history", "import"), 8),
+    **dict.fromkeys(("commit", "diff", "cp", "volume"), 4), "network": 5, "port": 5, "compose": 12,
+}
+
+
 def use_permitted_interpreter() -> None:
     """On Ubuntu, go on as the one Python that may make user namespaces, if set-up has made it.
 
-    See tools/apparmor: only that file has a profile. Root needs none.
+    See tools/apparmor: only that file has a profile. Root needs none. ``-I``: the directory that we are
+    called in is nobody's to take modules from.
     """
     permitted = os.path.join(os.path.dirname(sys.executable), "mycontainer-lab-python")
     if os.geteuid() != 0 and sys.executable != permitted and os.access(permitted, os.X_OK):
-        os.execv(permitted, [permitted, "-m", "mycontainer.cli.main", *sys.argv[1:]])
+        os.execv(permitted, [permitted, "-I", "-m", "mycontainer.cli.main", *sys.argv[1:]])
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null for a closed input or output, or the next pipe of ours would be the command's."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; whatever goes wrong is one line, and a hint."""
+    fill_standard_descriptors()
     if arguments is None:
         use_permitted_interpreter()
     try:
@@ -131,6 +156,9 @@ def dispatch(arguments: Sequence[str]) -> int:
 
         print(f"mycontainer {__version__}")
         return 0
+    if name in LATER:
+        raise ContainerError(f"no {name} yet", f"it comes with chapter {LATER[name]}",
+                             "To see what there is: mycontainer --help")
     if name not in COMMANDS:
         raise ContainerError(f"no such command: {name}", hint=_suggestion(name))
     return COMMANDS[name](rest)

@@ -6,7 +6,8 @@ container starts (10 ms of 30), and its option -h is help, where Docker's is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from mycontainer.errors import ContainerError
 
@@ -32,8 +33,10 @@ HELP = Option("help", "show this help")
 class Command:
     """A command's usage and options; `parse` reads a command line by them."""
 
-    def __init__(self, usage: str, text: str, *options: Option, epilog: str = "") -> None:
+    def __init__(self, usage: str, text: str, *options: Option, epilog: str = "",
+                 later: Mapping[str, int] = MappingProxyType({})) -> None:
         self.usage, self.text, self.options, self.epilog = usage, text, (*options, HELP), epilog
+        self.later = later  # options that are not there yet: the chapter that brings each
 
     def help(self) -> str:
         """The help text, 80 columns wide where the option's own text is."""
@@ -76,6 +79,8 @@ class Command:
         for option in self.options:
             if name in (f"--{option.name}", f"-{option.letter}"):
                 return option
+        if name in self.later:
+            raise self._error(f"no option {name} yet: it comes with chapter {self.later[name]}")
         raise self._error(f"no such option: {name}")
 
     def _error(self, line: str) -> ContainerError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,15 @@ those that it has no handler for; the third Ctrl-C kills it.
 
 Examples:
   mycontainer run busybox sh -c 'hostname; ps; id'
-  mycontainer run -h web -e COLOUR=green -v .:/work:ro -w /work busybox ls -l""")
+  mycontainer run -h web -e COLOUR=green -v .:/work:ro -w /work busybox ls -l""",
+    later={
+        **dict.fromkeys(("-m", "--memory", "--memory-swap", "--cpus", "--cpu-shares", "--pids-limit"), 3),
+        **dict.fromkeys(("--read-only", "--mount", "--tmpfs"), 4),
+        **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--dns", "--ip", "--link"), 5),
+        **dict.fromkeys(("-d", "--detach", "--name", "--restart", "--init", "-l", "--label"), 7),
+        **dict.fromkeys(("--entrypoint", "--pull", "--platform"), 8),
+        **dict.fromkeys(("-u", "--user", "--cap-add", "--cap-drop", "--privileged", "--security-opt"), 9),
+    })
 
 DEFAULT_COMMAND = ["sh"]
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
@@ -72,7 +81,11 @@ def main(arguments: Sequence[str]) -> int:
     def start(terminal: int | None = None) -> Process:
         return api.start(image, words or DEFAULT_COMMAND, terminal=terminal, **wishes)  # type: ignore[arg-type]
 
-    return on_own_terminal(start) if "tty" in given else attended(start)
+    if "tty" in given:
+        return on_own_terminal(start)
+    if os.isatty(0) and os.isatty(1) and (words or DEFAULT_COMMAND) == DEFAULT_COMMAND:
+        print("hint: this sh has no terminal of its own: -it gives it one, with job control", file=sys.stderr)
+    return attended(start)
 
 
 def parse_env(texts: Sequence[str], ours: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -31,8 +31,10 @@ def find(name: str) -> str:
     image = name.removesuffix(":latest")
     if image in names():  # a look into the list, for "../x" is a path but never a name
         return os.path.join(_directory(), image + SUFFIX)
-    there = f"Here is: {', '.join(names())}." if names() else "Here is none yet."
-    raise ContainerError(f"no such image: {name}", hint=f"{there} {HOW_TO_BUILD}")
+    if not names():
+        raise ContainerError(f"no such image: {name}", hint=f"Here is none yet. {HOW_TO_BUILD}")
+    raise ContainerError(f"no such image: {name}",
+                         hint=f"Here is: {', '.join(names())}. Pulling others comes with chapter 8.")
 
 
 def _directory() -> str:

@@ -87,7 +87,10 @@ def _text(field: bytes) -> bytes:
 
 
 def _octal(field: bytes) -> int:
-    return int(field.strip(b" \0"), 8)
+    digits = field.strip(b" \0")
+    if digits.strip(b"01234567"):  # int() would take "-1", "1_0" and "0o17"
+        raise ValueError(f"an entry is damaged ({digits!r} is no octal number)")
+    return int(digits, 8)
 
 
 def _write(root: int, name: bytes, mode: int, content: memoryview) -> None:

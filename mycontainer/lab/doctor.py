@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from mycontainer.lab.kernelspec import OWN_INTERPRETER
 from mycontainer.lab.machine import Machine
 from mycontainer.lab.trials import PATH, QEMU
 
+LAST_CHAPTER = 2      # up to here a machine is good for the first part of the course
 PATIENCE = 1.0        # seconds for one trial
 PATIENCE_IN_ALL = 10  # seconds until we give up on the process that tries
 
@@ -53,9 +54,23 @@ class Need(NamedTuple):
     stands_on: tuple[str, ...] = ()  # other needs: if one of them fails there is no point in trying this one
 
 
+def good(findings: Iterable[Finding]) -> bool:
+    """Can chapters 0 to 2 be done?"""
+    return not any(finding.works is False for finding in findings if finding.chapter <= LAST_CHAPTER)
+
+
+def verdict(findings: Iterable[Finding]) -> list[str]:
+    """What it all means, in a sentence or two."""
+    sentences = ["Chapters 0 to 2 can be done here." if good(findings) else
+                 "Chapters 0 to 2 cannot be done here yet: see the cures."]
+    if Machine().in_lab:
+        sentences.append("This was tried inside the lab. The cures are for a terminal outside of it.")
+    return sentences
+
+
 def examine() -> list[Finding]:
     """Try everything; returns the findings in the order of the chapters. Takes about a second."""
-    argv = [interpreter(), "-m", "mycontainer.lab.doctor"]
+    argv = [interpreter(), "-I", "-m", "mycontainer.lab.doctor"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_IN_ALL)
         return [Finding(*row) for row in json.loads(done.stdout)]
@@ -145,6 +160,8 @@ def _user_name() -> str:
 
 
 def allow_kvm(machine: Machine) -> str:
+    if machine.in_lab:
+        return "Ask in a terminal outside of the lab: mycontainer doctor"
     if machine.exists("dev/kvm") and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return f"{machine.as_root(f'usermod -aG kvm {_user_name()}')}, then log in again"
     return ("Switch virtualisation on in the firmware, or nested virtualisation on the host of this machine. "

@@ -179,6 +179,7 @@ def _plain(own: int) -> None:
 
 
 def _become_shell(own: int, lab: Mapping[str, Any], command: Sequence[str]) -> None:
+    names = prompt() if os.isatty(0) else {}
     os.setsid()
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     fcntl.ioctl(own, termios.TIOCSCTTY, 0)
@@ -189,7 +190,13 @@ def _become_shell(own: int, lab: Mapping[str, Any], command: Sequence[str]) -> N
     except OSError:
         os.chdir("/")
     shell = next((one for one in SHELLS if os.access(one, os.X_OK)), SHELLS[-1])
-    container.execute(list(command) or [shell], {**lab["env"], "SHELL": shell})
+    container.execute(list(command) or [shell], {**lab["env"], **names, "SHELL": shell})
+
+
+def prompt() -> dict[str, str]:
+    """What tells where one is, in the environment; bash reads a file that sets PS1, hence the second."""
+    text = f"[{'lab in a lab' if 'MYCONTAINER_LAB' in os.environ else 'lab'}] $PWD # "
+    return {"PS1": text, "PROMPT_COMMAND": f"PS1='{text}'"}
 
 
 def screen_size() -> bytes:
