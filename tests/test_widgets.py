@@ -321,5 +321,25 @@ def test_the_doctor_tells_a_cure_only_where_it_fails() -> None:
     assert "do & mend" in widgets.prescription(findings)
 
 
+def test_the_doctor_says_first_what_it_means_and_folds_what_is_for_later(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    from mycontainer.lab import widgets
+    from mycontainer.lab.doctor import Finding
+
+    findings = [Finding(0, "air", True, "fresh", ""), Finding(5, "water", False, "none", "rain"),
+                Finding(10, "fire", True, "hot", "")]
+    monkeypatch.setenv("MYCONTAINER_LAB", "1")
+    text = widgets.diagnosis(findings)
+    places = [text.index(words) for words in ("Chapters 0 to 2 can be done here.", "a terminal outside of it",
+                                              "air", "<summary>Later chapters: 1 of 2", "water", "fire")]
+    assert places == sorted(places)
+    assert widgets.prescription(findings).startswith("Chapters 0 to 2 can be done here.\nThis was tried")
+    monkeypatch.delenv("MYCONTAINER_LAB")
+    broken = widgets.diagnosis([Finding(1, "air", False, "none", "open a window")])
+    assert 'class="bad">✗ Chapters 0 to 2 cannot be done here yet' in broken
+    assert "outside" not in broken
+    assert "<details>" not in broken
+
+
 def test_the_doctor_examines_from_the_kernel(lab: Kernel) -> None:
     assert "✓ works" in json.dumps(lab.value("lab.doctor_widget().parts['shown'].value"), ensure_ascii=False)

@@ -306,7 +306,22 @@ def doctor_widget() -> Live:
 
 
 def diagnosis(findings: Iterable[Finding]) -> str:
-    """The doctor's findings as an HTML table."""
+    """The doctor's findings as HTML: the verdict, what this part of the course needs, the rest folded."""
+    from mycontainer.lab import doctor
+
+    findings = list(findings)
+    first, *more = doctor.verdict(findings)
+    now = [one for one in findings if one.chapter <= doctor.LAST_CHAPTER]
+    later = [one for one in findings if one.chapter > doctor.LAST_CHAPTER]
+    there = sum(one.works is True for one in later)
+    folded = (f"<details><summary>Later chapters: {there} of {len(later)} needs are met here</summary>"
+              f"{findings_table(later)}</details>" if later else "")
+    return (item(first, "ok" if doctor.good(findings) else "bad") + "".join(map(item, more))
+            + findings_table(now) + folded)
+
+
+def findings_table(findings: Iterable[Finding]) -> str:
+    """A row for each need, with the cure where there is one."""
     rows = []
     for one in findings:
         kind, verdict = VERDICTS[one.works]
@@ -318,6 +333,10 @@ def diagnosis(findings: Iterable[Finding]) -> str:
 
 def prescription(findings: Iterable[Finding]) -> str:
     """The same as plain text."""
-    return style.columns([["chapter", "needs", "here", ""],
-                          *([str(one.chapter), one.need, VERDICTS[one.works][1], one.detail if one.works else
-                             one.cure or one.detail] for one in findings)])
+    from mycontainer.lab import doctor
+
+    findings = list(findings)
+    table = style.columns([["chapter", "needs", "here", ""],
+                           *([str(one.chapter), one.need, VERDICTS[one.works][1], one.detail if one.works else
+                              one.cure or one.detail] for one in findings)])
+    return "\n".join([*doctor.verdict(findings), "", table])
