@@ -147,13 +147,13 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
                     raise ContainerError(rest[1], rest[2], rest[3], int(rest[0]))
         if process is None:
             raise ContainerError("cannot start the container", "somebody killed it on the way")
-        return process
     except BaseException:
+        os.close(order)  # whoever waits for an order will not get it, and ends
         os.kill(runner, signal.SIGTERM)
         process.wait() if process else os.waitpid(runner, 0)
         raise
-    finally:
-        os.close(order)
+    os.close(order)
+    return process
 
 
 def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orders: int, tell: int) -> int:
