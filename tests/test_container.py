@@ -257,7 +257,8 @@ def test_a_command_that_changes_its_user_is_ended_too(image: str, tmp_path: Path
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("where", [(namespaces, "write_map"), (container.Process, "__init__")])
-def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.MonkeyPatch,
+                                             where: Any) -> None:
     """The others wait for a word that the caller will not say; it must not wait for them."""
     def fails(*_: object) -> None:
         raise OSError(24, "Too many open files")
