@@ -258,11 +258,11 @@ def test_a_command_that_changes_its_user_is_ended_too(image: str, tmp_path: Path
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("where", [(namespaces, "write_map"), (container.Process, "__init__")])
 def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.MonkeyPatch,
-                                             where: Any) -> None:
+                                             where: tuple[Any, str]) -> None:
     """The others wait for a word that the caller will not say; it must not wait for them."""
     def fails(*_: object) -> None:
         raise OSError(24, "Too many open files")
-    monkeypatch.setattr(*where, fails)
+    monkeypatch.setattr(where[0], where[1], fails)
     with pytest.raises(OSError, match="Too many"):
         start("sleep", "60")
 
