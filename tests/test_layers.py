@@ -77,14 +77,15 @@ def test_the_topmost_layer_wins_and_the_layers_stay_as_they_were(
 
 @needs_userns
 @pytest.mark.parametrize("kinds", [KINDS, pytest.param(("mnt",), marks=needs_root)])
-def test_deletions_leave_marks_that_we_recognise(low: str, high: str, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+def test_deletions_leave_marks_that_we_recognise(
+        low: str, high: str, tmp_path: Path, kinds: tuple[str, ...]) -> None:
     def look() -> list[bool]:
         root, upper = mounted(tmp_path, low, high)
         os.unlink(f"{root}/a")
         shutil.rmtree(f"{root}/dir")
         os.mkdir(f"{root}/dir")
-        return [layers.is_whiteout(f"{upper}/a"), layers.is_opaque(f"{upper}/dir"), os.path.exists(f"{root}/a"),
-                layers.is_whiteout(f"{low}/a"), layers.is_opaque(f"{low}/dir")]
+        return [layers.is_whiteout(f"{upper}/a"), layers.is_opaque(f"{upper}/dir"),
+                os.path.exists(f"{root}/a"), layers.is_whiteout(f"{low}/a"), layers.is_opaque(f"{low}/dir")]
     assert inside(look, kinds=kinds) == [True, True, False, False, False]
 
 
@@ -102,7 +103,8 @@ def test_without_an_upper_nothing_can_be_written(low: str, high: str, tmp_path: 
 def test_letters_that_mean_something_in_options_are_only_letters_in_paths(tmp_path: Path) -> None:
     names = ["a,b", "c:d", "e\\f", "g,upperdir=h", "i\\:j", "ä"]
     stack = [fill(tmp_path / name, **{f"f{number}": ""}) for number, name in enumerate(names)]
-    assert sorted(inside(lambda: tree(mounted(tmp_path / names[0], *stack[1:])[0]))) == ["f1", "f2", "f3", "f4", "f5"]
+    seen = inside(lambda: tree(mounted(tmp_path / names[0], *stack[1:])[0]))
+    assert sorted(seen) == ["f1", "f2", "f3", "f4", "f5"]
 
 
 @needs_userns
@@ -110,7 +112,8 @@ def test_three_hundred_layers(tmp_path: Path) -> None:
     """More than a page of options: mount(2) would refuse them."""
     if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 5):
         pytest.skip("needs Linux 6.5: overlayfs' option lowerdir+")
-    stack = [fill(tmp_path / f"layer-{number:03}", **{f"f{number}": "", "all": str(number)}) for number in range(300)]
+    stack = [fill(tmp_path / f"layer-{number:03}", **{f"f{number}": "", "all": str(number)})
+             for number in range(300)]
     seen = inside(lambda: tree(mounted(tmp_path, *stack)[0]))
     assert len(seen) == 301
     assert seen["all"] == "299"
@@ -179,9 +182,10 @@ def test_diff_and_apply_lead_to_the_same_tree(low: str, high: str, tmp_path: Pat
 def test_the_same_changes_are_the_same_bytes(tmp_path: Path) -> None:
     first = fill(tmp_path / "1", b="b", a="a", dir__x="x")
     second = fill(tmp_path / "2", dir__x="x", a="a", b="b")
-    assert layers.diff(first, str(tmp_path / "1.tar"), 1000) == layers.diff(second, str(tmp_path / "2.tar"), 1000)
+    digest = layers.diff(first, str(tmp_path / "1.tar"), 1000)
+    assert digest == layers.diff(second, str(tmp_path / "2.tar"), 1000)
     os.chmod(f"{second}/a", 0o600)
-    assert layers.digest(str(tmp_path / "1.tar")) != layers.diff(second, str(tmp_path / "2.tar"), 1000)
+    assert digest != layers.diff(second, str(tmp_path / "2.tar"), 1000)
     with tarfile.open(tmp_path / "1.tar") as tar:
         assert {entry.mtime for entry in tar} == {1000}
         assert {entry.uname for entry in tar} == {""}
@@ -203,7 +207,8 @@ def tar_of(path: Path, *entries: tuple[str, bytes, str]) -> str:
 FILE, LINK, SYMLINK, DIRECTORY = tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE
 
 
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "..", "a/.wh...", ".wh...", ".wh..", ".wh.", "/../out"])
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "..", "a/.wh...", ".wh...", ".wh..", ".wh.",
+                                  "/../out"])
 def test_a_name_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
     fill(tmp_path, out="mine", layer__a__b="b")
     with pytest.raises(ContainerError, match="this name leads out of the layer"):
@@ -257,7 +262,8 @@ def test_chain_id_is_what_the_image_spec_says() -> None:
     assert layers.chain_id([one]) == one
     chain = f"sha256:{hashlib.sha256(f'{one} {two}'.encode()).hexdigest()}"
     assert layers.chain_id([one, two]) == chain
-    assert layers.chain_id([one, two, three]) == f"sha256:{hashlib.sha256(f'{chain} {three}'.encode()).hexdigest()}"
+    longer = f"sha256:{hashlib.sha256(f'{chain} {three}'.encode()).hexdigest()}"
+    assert layers.chain_id([one, two, three]) == longer
     assert layers.chain_id([two, one]) != chain
 
 

@@ -70,25 +70,25 @@ class _Stream:
     def _read(self) -> None:
         try:
             inside = compression.decompressed(self.blob)
-            while piece := inside.read(PIECE):
+            while (piece := inside.read(PIECE)) and not self.stop.is_set():
                 self.size += len(piece)
                 if self.size > self.limit:
                     raise Damaged(f"more than {self.limit} bytes are in it")
                 self._put(piece)
-            while self.blob.read(PIECE):  # whatever lies behind belongs to the blob's digest, too
+            while self.blob.read(PIECE) and not self.stop.is_set():  # whatever lies behind belongs to the blob's digest, too
                 pass
             self._put(b"")
         except BaseException as error:
             self._put(error)
 
     def _put(self, piece: bytes | BaseException) -> None:
+        """Hand a piece over, once there is room; or to nobody, where the writer has given up."""
         while not self.stop.is_set():
             try:
                 self.pieces.put(piece, timeout=0.5)
                 return
             except queue.Full:
                 continue
-        raise Damaged("nobody wants the rest")
 
     def __iter__(self) -> Iterator[bytes]:
         while piece := self.pieces.get():
