@@ -19,15 +19,15 @@ NAMES = ["a", "b", "d", "d/e", "d/e/f", "link", "link/x", "link/../x", "..", "..
          ".wh.a", ".wh.d", "d/.wh.e", "d/.wh..wh..opq", ".wh..wh..opq", ".wh.", ".wh..", ".wh...", "d/.wh...",
          ".wh..wh.plnk", "link/.wh.secret", ".wh.link", "a\0b", "up/secret", "self/fd/3"]
 LINKS = ["a", "b", "d", "link", "..", "../out", "../out/secret", "/", "/etc", "/etc/passwd", ".", "", "d/e/f",
-         "self", "/proc/self", "/proc/self/cwd", "/proc/self/root", "OUTSIDE", "OUTSIDE/secret", "link/secret",
-         "x" * 5000]
+         "self", "/proc/self", "/proc/self/cwd", "/proc/self/root", "OUTSIDE", "OUTSIDE/secret",
+         "link/secret", "x" * 5000]
 KINDS = [*[b"0"] * 3, *[b"5"] * 2, *[b"2"] * 2, b"1", b"3", b"4", b"6", b"\0", b"7", b"S", b"V", b"Z", b"D"]
 SIZES = [0, 1, 511, 512, 513, 3000]
 NUMBERS = [0, 1, 1000, 65536, 2**31, 2**32 - 2]
 
 
 def case(seed: int, outside: str) -> bytes:
-    """The tar of a seed, perhaps compressed, perhaps damaged. ``outside`` is a path that it may try to reach."""
+    """The tar of a seed, perhaps compressed, perhaps damaged; ``outside`` is what it may try to reach."""
     chance = random.Random(seed)
     data = b"".join(_entry(chance, outside) for _ in range(chance.randrange(1, 12))) + END
     for damage in (_cut, _flip, _absurd_size, _not_at_all, _not_at_all):
@@ -46,7 +46,8 @@ def _entry(chance: random.Random, outside: str) -> bytes:
                             (("user.overlay.opaque", b"y"), ("security.capability", bytes(20)))])
     owner = os.geteuid() if chance.random() < 0.7 else chance.choice(NUMBERS)
     mode = chance.choice([0o644, 0o755, 0, 0o7777, 0o444])
-    entry = Entry(chance.choice(NAMES), kind, mode, owner, owner, size if kind not in b"12345" else 0, chance.choice([0, 1, 10**18, -5, 10**27]), link,
+    entry = Entry(chance.choice(NAMES), kind, mode, owner, owner, size if kind not in b"12345" else 0,
+                  chance.choice([0, 1, 10**18, -5, 10**27]), link,
                   chance.choice([0, 0x103, 0x801]) if kind in b"34" else 0, xattrs)
     content = bytes(chance.randrange(256) for _ in range(8)) * (entry.size // 8 + 1)
     return header(entry) + content[:entry.size] + bytes(-entry.size % BLOCK)

@@ -142,8 +142,8 @@ def oci_image(directory: Path, *blobs: bytes) -> str:
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": sha256(data), "size": len(data)}
 
     rootfs = {"type": "layers", "diff_ids": [sha256(gzip.decompress(blob)) for blob in blobs]}
-    config = keep(json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode(),
-                  "config.v1+json")
+    about = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+    config = keep(json.dumps(about).encode(), "config.v1+json")
     manifest = keep(json.dumps({"schemaVersion": 2, "config": config, "layers": [
         keep(blob, "layer.v1.tar+gzip") for blob in blobs]}).encode(), "manifest.v1+json")
     manifest["annotations"] = {"org.opencontainers.image.ref.name": "x"}
@@ -163,7 +163,7 @@ def test_umoci_makes_the_same_of_two_layers(tmp_path: Path) -> None:
     out = io.BytesIO()
     pack.difference(str(old), str(new), out)
     image = oci_image(tmp_path / "oci", gzip.compress(packed(old)), gzip.compress(out.getvalue()))
-    command = ["umoci", "raw", "unpack", "--image", image, tmp_path / "theirs"]
+    command = ["umoci", "raw", "unpack", "--image", image, str(tmp_path / "theirs")]
     subprocess.run(command, check=True, capture_output=True)
     unpacked(packed(old), tmp_path / "ours")
     unpacked(out.getvalue(), tmp_path / "ours", as_layer=False)
@@ -252,12 +252,12 @@ def test_a_bomb_is_stopped_at_the_limit(compress: Callable[[bytes], bytes], tmp_
     assert len(bomb) < 500_000
     with pytest.raises(ContainerError, match="more than 1000000 bytes are in it"):
         unpacked(bomb, tmp_path / "ours", limits=Limits(size=1_000_000))
-    assert not (tmp_path / "ours" / "zeros").exists() or os.stat(tmp_path / "ours" / "zeros").st_size <= 1_000_000
+    assert sum(path.stat().st_size for path in (tmp_path / "ours").iterdir()) <= 1_000_000
 
 
 def test_too_many_entries_are_stopped(tmp_path: Path) -> None:
     with pytest.raises(ContainerError, match="more than 100 entries"):
-        unpacked(b"".join(header(Entry(f"f{number}")) for number in range(200)), tmp_path / "ours", limits=Limits(entries=100))
+        unpacked(header(Entry("f")) * 200, tmp_path / "ours", limits=Limits(entries=100))
 
 
 # ---- hostile tars
@@ -277,7 +277,8 @@ def test_too_many_entries_are_stopped(tmp_path: Path) -> None:
     ([Entry("x", size=1 << 62)], "cut short"),
     ([Entry("x" * 300)], "File name too long"),
 ])
-def test_what_no_layer_has_is_refused_and_leaves_nothing(entries: list[Entry], reason: str, store: Store) -> None:
+def test_what_no_layer_has_is_refused_and_leaves_nothing(
+        entries: list[Entry], reason: str, store: Store) -> None:
     with store.lease() as lease, pytest.raises(ContainerError, match=reason) as caught:
         store.add_layer(io.BytesIO(b"".join(map(header, entries)) + END), lease)
     assert str(caught.value).startswith("cannot unpack the layer: ")
@@ -338,14 +339,16 @@ def test_a_directory_that_is_swapped_under_us_leads_nowhere(tmp_path: Path) -> N
     tree, stop, swaps = tmp_path / "tree", threading.Event(), 0
     (tree / "d").mkdir(parents=True)
 
+    steps: list[Callable[[], None]] = [
+        lambda: os.rename(tree / "d", tree / "kept"), lambda: os.symlink(tmp_path / "outside", tree / "d"),
+        lambda: os.unlink(tree / "d"), lambda: os.rename(tree / "kept", tree / "d")]
+
     def swap() -> None:
         nonlocal swaps
         while not stop.is_set():
-            for step, arguments in ((os.rename, (tree / "d", tree / "kept")), (os.unlink, (tree / "d",)),
-                                    (os.symlink, (tmp_path / "outside", tree / "d")), (os.unlink, (tree / "d",)),
-                                    (os.rename, (tree / "kept", tree / "d"))):
+            for step in steps:
                 try:
-                    step(*arguments)
+                    step()
                     swaps += 1
                 except OSError:
                     continue
@@ -382,7 +385,7 @@ def test_with_a_single_id_everything_is_ours(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "inner" / "f").st_uid == os.geteuid()
 
 
-@pytest.mark.parametrize("xattr", ["trusted.overlay.redirect", "user.overlay.opaque", "trusted.overlay.opaque"])
+@pytest.mark.parametrize("xattr", ["trusted.overlay.redirect", "user.overlay.opaque"])
 def test_overlayfs_own_notes_are_not_taken_from_a_tar(xattr: str, tmp_path: Path) -> None:
     entry = Entry("d", b"5", 0o755, xattrs=((xattr, b"/etc"), ("user.fine", b"1")))
     unpacked(header(entry) + END, tmp_path / "x")
@@ -434,7 +437,7 @@ leaves = st.one_of(
     st.tuples(st.just("fifo"), st.just(""), modes, times),
     st.tuples(st.just("hard"), st.just(""), st.just(0), st.just(0)))
 trees: Any = st.recursive(leaves, lambda below: st.tuples(
-    st.just("dir"), st.dictionaries(names, below, max_size=4), st.sampled_from([0o755, 0o700]), times), max_leaves=12)
+    st.just("dir"), st.dictionaries(names, below, max_size=4), modes, times), max_leaves=12)
 roots = st.tuples(st.just("dir"), st.dictionaries(names, trees, max_size=4), st.just(0o755), times)
 
 
@@ -452,6 +455,7 @@ def plant(what: Any, path: Path, files: list[Path]) -> None:
         os.mkfifo(path)
     else:
         path.mkdir()
+        mode |= 0o700
         for name, below in content.items():
             plant(below, path / name, files)
     if kind != "link":
@@ -512,7 +516,8 @@ def test_a_name_keeps_only_what_is_there(store: Store) -> None:
 def killed(store: Store, code: str) -> None:
     """Run Python code with `store` and `lease`, which prints a line and is then killed."""
     script = (f"import io, os, sys, time\nfrom mycontainer.images.store import Store\n"
-              f"from mycontainer.images.tarstream import *\nstore = Store({store.directory!r}, durable=False)\n"
+              "from mycontainer.images.tarstream import *\n"
+              f"store = Store({store.directory!r}, durable=False)\n"
               f"with store.lease() as lease:\n{code}\n    print('ready', flush=True); time.sleep(60)\n")
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert child.stdout

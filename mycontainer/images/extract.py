@@ -75,8 +75,8 @@ class _Stream:
                 if self.size > self.limit:
                     raise Damaged(f"more than {self.limit} bytes are in it")
                 self._put(piece)
-            while self.blob.read(PIECE) and not self.stop.is_set():  # whatever lies behind belongs to the blob's digest, too
-                pass
+            while not self.stop.is_set() and self.blob.read(PIECE):
+                pass  # whatever lies behind the compressed data belongs to the blob, too
             self._put(b"")
         except BaseException as error:
             self._put(error)
