@@ -29,7 +29,11 @@ NUMBERS = [0, 1, 1000, 65536, 2**31, 2**32 - 2]
 def case(seed: int, outside: str) -> bytes:
     """The tar of a seed, perhaps compressed, perhaps damaged; ``outside`` is what it may try to reach."""
     chance = random.Random(seed)
-    data = b"".join(_entry(chance, outside) for _ in range(chance.randrange(1, 12))) + END
+    blocks = [_entry(chance, outside) for _ in range(chance.choice([0, 0, 1, 2, 12]))]
+    for _ in range(chance.randrange(3)):
+        at = chance.randrange(len(blocks) + 1)
+        blocks[at:at] = _way_out(chance, outside)
+    data = b"".join(blocks) + END
     for damage in (_cut, _flip, _absurd_size, _not_at_all, _not_at_all):
         if chance.random() < 0.12:
             data = damage(chance, data)
@@ -51,6 +55,24 @@ def _entry(chance: random.Random, outside: str) -> bytes:
                   chance.choice([0, 0x103, 0x801]) if kind in b"34" else 0, xattrs)
     content = bytes(chance.randrange(256) for _ in range(8)) * (entry.size // 8 + 1)
     return header(entry) + content[:entry.size] + bytes(-entry.size % BLOCK)
+
+
+def _way_out(chance: random.Random, outside: str) -> list[bytes]:
+    """A symlink or two that lead outside, and something that is done through them."""
+    way = chance.choice(["w", "d/w"])
+    target = chance.choice([outside, outside, "../../../../outside", "/", "..", f"/proc/self/root{outside}"])
+    first = [header(Entry(way, b"2", 0o777, link=target))]
+    if chance.random() < 0.3:
+        first += [header(Entry("second", b"2", 0o777, link=way))]
+        way = "second"
+    through = chance.choice([way, way, f"{way}{outside}", f"{way}/outside"])
+    deed = chance.choice([
+        Entry(f"{through}/new"), Entry(f"{through}/secret"), Entry(f"{through}/dir/new"),
+        Entry(f"{through}/dir", b"5"),
+        Entry(f"{through}/.wh.secret"), Entry(f"{through}/.wh..wh..opq"), Entry(f"{through}/pipe", b"6"),
+        Entry("stolen", b"1", link=f"{through}/secret"), Entry(way), Entry(way, b"5", 0o700),
+        Entry(f"{through}/l", b"2", link="x"), Entry(f"{through}/secret", b"1", link=way)])
+    return [*first, header(deed), header(Entry("after"))]
 
 
 def _as_it_is(chance: random.Random, data: bytes) -> bytes:

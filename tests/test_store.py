@@ -333,40 +333,46 @@ def test_soak_hostile_tars(store: Store, tmp_path: Path) -> None:
         store.collect()
 
 
+SWAP = """
+import os, sys
+tree, outside = sys.argv[1:]
+print("go", flush=True)
+number = 0
+while True:
+    number += 1
+    for step in ("os.rename(f'{tree}/d', f'{tree}/old{number}')", "os.symlink(outside, f'{tree}/d')",
+                 "os.unlink(f'{tree}/d')"):
+        try:
+            exec(step)
+        except OSError:
+            pass
+"""
+
+
 def test_a_directory_that_is_swapped_under_us_leads_nowhere(tmp_path: Path) -> None:
     """Somebody who can write to the tree keeps replacing a directory by a symlink to the outside."""
     (tmp_path / "outside").mkdir()
-    tree, stop, swaps = tmp_path / "tree", threading.Event(), 0
-    (tree / "d").mkdir(parents=True)
-
-    steps: list[Callable[[], None]] = [
-        lambda: os.rename(tree / "d", tree / "kept"), lambda: os.symlink(tmp_path / "outside", tree / "d"),
-        lambda: os.unlink(tree / "d"), lambda: os.rename(tree / "kept", tree / "d")]
-
-    def swap() -> None:
-        nonlocal swaps
-        while not stop.is_set():
-            for step in steps:
-                try:
-                    step()
-                    swaps += 1
-                except OSError:
-                    continue
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    tar = b"".join(header(Entry(f"d/f{number}")) + header(Entry(f"e{number}/x")) for number in range(100))
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    (tmp_path / "outside" / "secret").touch()
+    tar = b"".join(map(header, [Entry("d/f"), Entry("e/x"), Entry("d/.wh.secret"), Entry("d/dir/f")])) + END
+    command = [sys.executable, "-c", SWAP, str(tmp_path / "tree"), str(tmp_path / "outside")]
+    swapper = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert swapper.stdout
+    assert swapper.stdout.readline() == b"go\n"
+    outcomes = set()
     try:
-        for _ in range(15):
+        for _ in range(400):
             try:
-                unpacked(tar + END, tree)
+                unpacked(tar, tmp_path / "tree")
+                outcomes.add("unpacked")
             except ContainerError:
-                continue
+                outcomes.add("refused")
     finally:
-        stop.set()
-        thread.join()
-    assert swaps > 100
-    assert os.listdir(tmp_path / "outside") == []
+        swapper.kill()
+        swapper.wait()
+        swapper.stdout.close()
+    assert "unpacked" in outcomes
+    assert os.listdir(tmp_path / "outside") == ["secret"]
 
 
 @needs_root
@@ -478,6 +484,26 @@ def test_applying_the_difference_gives_the_other_tree(old: Any, new: Any, tmp_pa
     pack.difference(str(place / "old"), str(place / "new"), nothing)
     assert nothing.getvalue() == END
     shutil.rmtree(place)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ([["a", "b"]], [["a"], ["b"]]), ([["a"], ["b"]], [["a", "b"]]),
+    ([["a", "b"], ["c"]], [["a"], ["b", "c"]]), ([["a", "b", "c"]], [["a", "b"]]), ([["a", "b"]], [["a", "b", "c"]])])
+def test_names_of_one_file_are_part_of_the_difference(
+        old: list[list[str]], new: list[list[str]], tmp_path: Path) -> None:
+    """The files are all alike: only which names belong together differs."""
+    for where, groups in (("old", old), ("new", new)):
+        (tmp_path / where).mkdir()
+        for first, *others in groups:
+            (tmp_path / where / first).write_text("x")
+            os.utime(tmp_path / where / first, (0, 0))
+            for other in others:
+                os.link(tmp_path / where / first, tmp_path / where / other)
+        os.utime(tmp_path / where, (0, 0))
+    out = io.BytesIO()
+    pack.difference(str(tmp_path / "old"), str(tmp_path / "new"), out)
+    unpacked(out.getvalue(), tmp_path / "old", as_layer=False)
+    assert look(tmp_path / "old") == look(tmp_path / "new")
 
 
 # ---- collection, and what dies in the middle
