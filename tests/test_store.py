@@ -488,7 +488,8 @@ def test_applying_the_difference_gives_the_other_tree(old: Any, new: Any, tmp_pa
 
 @pytest.mark.parametrize(("old", "new"), [
     ([["a", "b"]], [["a"], ["b"]]), ([["a"], ["b"]], [["a", "b"]]),
-    ([["a", "b"], ["c"]], [["a"], ["b", "c"]]), ([["a", "b", "c"]], [["a", "b"]]), ([["a", "b"]], [["a", "b", "c"]])])
+    ([["a", "b"], ["c"]], [["a"], ["b", "c"]]), ([["a", "b", "c"]], [["a", "b"]]),
+    ([["a", "b"]], [["a", "b", "c"]])])
 def test_names_of_one_file_are_part_of_the_difference(
         old: list[list[str]], new: list[list[str]], tmp_path: Path) -> None:
     """The files are all alike: only which names belong together differs."""
