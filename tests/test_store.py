@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hostile
-from mycontainer import layers
+from mycontainer import layers, namespaces
 from mycontainer.errors import ContainerError
 from mycontainer.images import compression, extract, pack
 from mycontainer.images.extract import Limits
@@ -389,6 +389,56 @@ def test_with_a_single_id_everything_is_ours(tmp_path: Path) -> None:
     tar = header(Entry("f", uid=1234, gid=5)) + END
     inside(lambda: unpacked(tar, tmp_path / "inner"))
     assert os.stat(tmp_path / "inner" / "f").st_uid == os.geteuid()
+
+
+OWNERS = """
+import io, sys
+from mycontainer.errors import ContainerError
+from mycontainer.images import extract
+from mycontainer.images.tarstream import END, Entry, header
+for name, owner in (("known", 1234), ("unknown", 70000)):
+    try:
+        extract.extract(io.BytesIO(header(Entry(name, uid=owner, gid=owner)) + END), sys.argv[1])
+        print("unpacked")
+    except ContainerError as error:
+        print(error)
+"""
+
+
+@needs_root
+def test_owners_go_through_the_map_of_a_user_namespace(tmp_path: Path) -> None:
+    """As root of the host in a namespace of 65536 ids, and as an ordinary user with subordinate ids."""
+    directory = tmp_path / "layer"
+    directory.mkdir()
+    os.chown(directory, 700000, 700000)
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == 0 and "pytest" in above.name + above.parent.name:
+            os.chmod(above, 0o711)
+
+    ready, tell = os.pipe()
+    go, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        namespaces.create(["user"])
+        os.write(tell, b"r")
+        os.read(go, 1)
+        namespaces.become_root()
+        out = os.open(tmp_path / "said", os.O_WRONLY)
+        os.dup2(out, 1)
+        os.chdir("/")
+        os.execv(sys.executable, [sys.executable, "-c", OWNERS, str(directory)])
+    os.read(ready, 1)
+    (tmp_path / "said").touch()
+    os.chmod(tmp_path / "said", 0o666)
+    namespaces.write_map(child, [(0, 700000, 65536)], [(0, 700000, 65536)])
+    os.write(done, b"g")
+    os.waitpid(child, 0)
+    for fd in (ready, tell, go, done):
+        os.close(fd)
+    first, second = (tmp_path / "said").read_text().splitlines()
+    assert first == "unpacked"
+    assert "belongs to 70000:70000, ids that this user namespace does not have" in second
+    assert os.stat(directory / "known").st_uid == 701234
 
 
 @pytest.mark.parametrize("xattr", ["trusted.overlay.redirect", "user.overlay.opaque"])
