@@ -18,36 +18,23 @@ import struct
 from mycontainer.errors import likely_cause
 
 # sched.h: a namespace of one's own
-CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000  # the first namespace there was, hence the name: mounts
-CLONE_NEWCGROUP = 0x02000000
-CLONE_NEWUTS = 0x04000000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
+CLONE_NEWUTS, CLONE_NEWIPC = 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_NEWCGROUP, CLONE_NEWTIME = 0x02000000, 0x00000080
 # sys/mount.h
-MS_RDONLY = 0x1
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
-MS_NOEXEC = 0x8
-MS_BIND = 0x1000
-MS_REC = 0x4000
-MS_PRIVATE = 0x40000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 # linux/mount.h: the newer calls, which work on descriptors and on whole trees
-OPEN_TREE_CLONE = 0x1
-OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 0x1, os.O_CLOEXEC
+FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 0x1, 0x1
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
-MOUNT_ATTR_RDONLY = 0x1
-MOUNT_ATTR_NOSUID = 0x2
-MOUNT_ATTR_IDMAP = 0x100000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_IDMAP = 0x1, 0x2, 0x100000
 # linux/fcntl.h, linux/openat2.h, linux/close_range.h, linux/prctl.h
-AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_IN_ROOT = 0x10
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
 CLOSE_RANGE_CLOEXEC = 4
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
@@ -62,8 +49,8 @@ NUMBERS = {
     "aarch64": {"chdir": 49, "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40,
                 "umount2": 39, "sethostname": 161, "keyctl": 219, "unshare": 97, "setns": 268},
 }
-NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "close_range": 436, "openat2": 437,
-                      "mount_setattr": 442}
+NUMBERS_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+                      "close_range": 436, "openat2": 437, "mount_setattr": 442}
 
 
 class Flags(int):
@@ -165,8 +152,7 @@ def close_range(first: int, last: int, flags: int) -> None:
 
 def openat2(directory: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """open(2) with a rule for the walk (RESOLVE_*); returns a descriptor, close-on-exec. man 2 openat2."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    return _call("openat2", directory, path, how, len(how))
+    return _call("openat2", directory, path, struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:
@@ -181,5 +167,19 @@ def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: in
 
 def mount_setattr(fd: int, path: str, flags: int, set_: int = 0, clear: int = 0, userns_fd: int = 0) -> None:
     """Change a mount's attributes (MOUNT_ATTR_*), with AT_RECURSIVE of all below. man 2 mount_setattr."""
-    attributes = struct.pack("QQQQ", set_, clear, 0, userns_fd)
-    _call("mount_setattr", fd, path, Flags("AT_", flags), attributes, 32)
+    _call("mount_setattr", fd, path, Flags("AT_", flags), struct.pack("QQQQ", set_, clear, 0, userns_fd), 32)
+
+
+def fsopen(fstype: str) -> int:
+    """Begin a mount piece by piece: a descriptor, to which `fsconfig` tells the options. man 2 fsopen."""
+    return _call("fsopen", fstype, Flags("FSOPEN_", FSOPEN_CLOEXEC))
+
+
+def fsconfig(fd: int, command: int, key: str | None = None, value: str | None = None) -> None:
+    """Tell one option (FSCONFIG_SET_*), or that these were all (FSCONFIG_CMD_CREATE). man 2 fsconfig."""
+    _call("fsconfig", fd, Flags("FSCONFIG_", command), key, value, 0)
+
+
+def fsmount(fd: int) -> int:
+    """The mount that was asked for, in hand: `move_mount` puts it somewhere. man 2 fsmount."""
+    return _call("fsmount", fd, Flags("FSMOUNT_", FSMOUNT_CLOEXEC), 0)

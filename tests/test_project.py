@@ -123,8 +123,8 @@ def test_the_version_has_one_home() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mycontainer.__version__)
 
 
-# conda-forge's names of the same without a GUI, and without LaTeX.
-CONDA_NAMES = {"matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core"}
+# conda-forge's names of the same without a GUI, without LaTeX, and of Python's binding to a C library.
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "nbconvert": "nbconvert-core", "isal": "python-isal"}
 
 
 def pip_requirements() -> dict[str, str]:

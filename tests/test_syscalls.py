@@ -53,6 +53,11 @@ CALLS = [
     ("mount_setattr(AT_FDCWD, '/nowhere', AT_RECURSIVE, MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID)",
      ('mount_setattr(AT_FDCWD, "/nowhere", AT_RECURSIVE, {attr_set=MOUNT_ATTR_RDONLY, '
       'attr_clr=MOUNT_ATTR_NOSUID, propagation=0, userns_fd=0}, 32) = -1 ENOENT')),
+    ("fsopen('nosuchfs')", 'fsopen("nosuchfs", FSOPEN_CLOEXEC) = -1 E'),
+    ("fsconfig(999, FSCONFIG_SET_STRING, 'lowerdir+', '/a')",
+     'fsconfig(999, FSCONFIG_SET_STRING, "lowerdir+", "/a", 0) = -1 EBADF'),
+    ("fsconfig(999, FSCONFIG_CMD_CREATE)", 'fsconfig(999, FSCONFIG_CMD_CREATE, NULL, NULL, 0) = -1 EBADF'),
+    ("fsmount(999)", 'fsmount(999, FSMOUNT_CLOEXEC, 0) = -1 EBADF'),
 ]
 NAMES = sorted({call.partition("(")[0] for call, _ in CALLS})
 
@@ -135,8 +140,9 @@ def test_constants_are_those_of_the_kernels_headers() -> None:
     if not theirs:
         pytest.skip("needs the kernel's headers (Debian package linux-libc-dev)")
     theirs |= {"MNT_DETACH": 2, "OPEN_TREE_CLOEXEC": os.O_CLOEXEC}  # no numbers there: an enum, another name
+    theirs |= {"FSCONFIG_SET_FLAG": 0, "FSCONFIG_SET_STRING": 1, "FSCONFIG_CMD_CREATE": 6}  # an enum too
     prefixes = ("CLONE_", "MS_", "MNT_", "OPEN_TREE_", "MOVE_MOUNT_", "MOUNT_ATTR_", "AT_", "RESOLVE_",
-                "CLOSE_RANGE_", "PR_")
+                "CLOSE_RANGE_", "PR_", "FSOPEN_", "FSMOUNT_", "FSCONFIG_")
     ours = {name: value for name, value in vars(syscalls).items() if name.startswith(prefixes)}
     assert len(ours) > 25
     assert {name: theirs.get(name) for name in ours} == ours

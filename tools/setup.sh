@@ -52,6 +52,7 @@ look_for_packages() {
     find_python || want python3-venv "makes .venv, so that nothing is installed outside this directory"
     [ "$extras" = course,dev ] || return 0
     need bwrap bubblewrap "a container tool that the tests compare with"
+    need umoci umoci "an image tool that the tests compare with"
     need setpriv util-linux "runs a command as another user"
     need useradd passwd "makes the ordinary user that the tests run as"
     need runuser util-linux "runs the tests as that user"
