@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mycontainer import layers, syscalls
+from mycontainer import layers
 from mycontainer.errors import ContainerError
 from needs import needs_root, needs_userns
+from recording import recording
 from sandbox import inside
 
 KINDS = ("user", "mnt")
@@ -120,7 +121,7 @@ def test_three_hundred_layers(tmp_path: Path) -> None:
 
 
 def test_a_few_layers_are_one_mount() -> None:
-    with syscalls.recording() as calls:
+    with recording() as calls:
         layers.stack(["/l/1", "/l/2"], "/root", "/u", "/w")
     assert [call.partition("(")[0] for call in calls] == ["mount"]
     assert "lowerdir=/l/2:/l/1,upperdir=/u,workdir=/w,redirect_dir=nofollow" in calls[0]
