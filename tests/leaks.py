@@ -237,7 +237,7 @@ def _describe(process: Process) -> str:
 
 def _somebody_else_is_in(cgroup: str, everyone: dict[int, Process]) -> bool:
     """Another run on this machine may use /mycontainer at the same time."""
-    files = [Path(directory, "cgroup.procs") for directory, _, _ in os.walk(cgroup)]  # it may vanish meanwhile
+    files = [Path(directory, "cgroup.procs") for directory, _, _ in os.walk(cgroup)]  # may vanish
     pids = [int(pid) for file in files for pid in _words(file)]
     return any(pid in everyone and not is_ours(everyone[pid], everyone) for pid in pids)
 
