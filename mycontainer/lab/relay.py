@@ -12,9 +12,10 @@ import errno
 import os
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CHUNK = 65536
 MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
@@ -228,15 +229,34 @@ class Relay:
 def listen(transport: str, ip: str, port: int) -> socket.socket:
     """A listener at the place where a kernel would bind: ``tcp``, or ``ipc`` (the socket file IP-PORT)."""
     if transport == "ipc":
+        path = socket_file(ip, port)
+        remove_dead(path)  # of the kernel that was killed before us
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        path = f"{ip}-{port}"
-        if os.path.exists(path):
-            os.remove(path)  # of the kernel that was killed before us
-        listener.bind(path)
+        address: Any = path
     else:
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("" if ip == "*" else ip, port))
-    listener.listen(64)
+        address = ("" if ip == "*" else ip, port)
+    try:
+        listener.bind(address)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
     return listener
+
+
+def socket_file(ip: str, port: int) -> str:
+    """The path that Jupyter's transport ``ipc`` means."""
+    return os.path.abspath(f"{ip}-{port}")
+
+
+def remove_dead(path: str) -> None:
+    """Remove a socket file that nobody listens at: a restarted kernel may have taken the name meanwhile."""
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+                if caller.connect_ex(path) == errno.ECONNREFUSED:
+                    os.remove(path)
+    except OSError:
+        pass  # it is gone, or not ours to remove
