@@ -33,7 +33,9 @@ from mycontainer.lab.record import Recorder
 from mycontainer.lab.state import PREFIX, State, started, sweep
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-QUIET = "--IPKernelApp.log_level=ERROR"  # not a warning with each start that loopback is not encrypted
+# No warning with each start that loopback is not encrypted, and no history file: it dies with the lab anyway,
+# and at once when somebody removes all files.
+QUIET = ("--IPKernelApp.log_level=ERROR", "--HistoryManager.enabled=False")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Of the caller's environment the lab gets these; everything else may be a secret, or name a closed path.
 PASSED_ON = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "JPY_SESSION_NAME")
@@ -307,7 +309,8 @@ def main() -> int:
         with open(sys.argv[1]) as file:
             connection = json.load(file)
         lab = Lab(os.getcwd())
-        lab.start([sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE, QUIET], connection)
+        kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE, *QUIET]
+        lab.start(kernel, connection)
     except (OSError, ValueError, KeyError) as error:
         say(f"cannot start the lab: {error}")
         return 125
