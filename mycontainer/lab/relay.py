@@ -66,6 +66,7 @@ class Relay:
         self.resting: list[Door] = []
         self.beat = beat or (lambda: None)
         self.pulse = PULSE if beat else None
+        self.last_beat = time.monotonic()
         self.ended: int | None = None
 
     def publish(self, listener: socket.socket, inside: Address) -> None:
@@ -85,13 +86,16 @@ class Relay:
         """Pass bytes until `end` is called."""
         while self.ended is None:
             pause = RETRY if self.waiting else REST if self.resting else self.pulse
-            ready = self.selector.select(pause)
-            if not ready:
-                self.beat()
-            for key, mask in ready:
+            for key, mask in self.selector.select(pause):
                 key.data(mask)
             self._try_again()
+            if self.pulse and time.monotonic() >= self.last_beat + self.pulse:
+                self._beat()
         return self.ended
+
+    def _beat(self) -> None:
+        self.last_beat = time.monotonic()
+        self.beat()
 
     def _try_again(self) -> None:
         callers, self.waiting = self.waiting, []
@@ -191,7 +195,7 @@ class Relay:
         if not data:
             side.reading = False
         if side.outside:
-            self.beat()
+            self._beat()
         side.opposite.unsent += data
         self._send(side.opposite)
 
