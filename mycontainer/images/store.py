@@ -293,7 +293,10 @@ def _write_json(path: str, what: dict[str, object]) -> None:
 
 def _abandoned(path: str) -> bool:
     """Whether nobody alive holds the lock of ``path``."""
-    fd = os.open(path, os.O_RDONLY)
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # its maker has just published it, or taken it away
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
