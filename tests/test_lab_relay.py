@@ -203,6 +203,20 @@ def test_somebody_who_does_not_answer_inside_holds_up_nobody() -> None:
                 other.close()
 
 
+def test_knocking_takes_no_port_from_those_who_will_listen() -> None:
+    """Ports of notebook kernels lie where Linux takes the ports of callers from."""
+    with socket.socket() as listener:
+        carrier = relay.Relay()
+        caller, other = socket.socketpair()
+        carrier._connect(relay.Caller(caller, relay.Door(listener, ("127.0.0.1", 9)), time.monotonic() + 60))
+        [key] = carrier.selector.get_map().values()
+        assert isinstance(key.fileobj, socket.socket)
+        assert key.fileobj.getsockname()[0] == "127.0.0.2"
+        for one in (key.fileobj, caller, other):
+            one.close()
+        carrier.selector.close()
+
+
 def test_the_beat_comes_before_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[int] = []
     monkeypatch.setattr(relay, "PULSE", 60)

@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 CHUNK = 65536
 MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
+# Where we knock from, inside. From 127.0.0.1 Linux may choose the very port that we knock at, and connect the
+# socket with itself (a simultaneous open, RFC 9293): then the notebook's kernel cannot bind it.
+KNOCKING_FROM = "127.0.0.2"
 PATIENCE = 60.0  # seconds that a caller waits for somebody to listen inside: the kernel may still be starting
 RETRY = 0.01     # seconds between two tries
 REST = 0.1       # seconds that a listener rests, which is full or has found no descriptor left
@@ -133,6 +136,7 @@ class Relay:
         except OSError:  # no descriptor left
             self._later(caller)
             return
+        inner.bind((KNOCKING_FROM, 0))
         if inner.connect_ex(caller.door.inside) in (0, errno.EINPROGRESS):
             self.selector.register(inner, selectors.EVENT_WRITE, lambda _: self._answered(caller, inner))
         else:
