@@ -49,7 +49,8 @@ def runtime_dir() -> str:
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ContainerError(f"cannot use {path}", "not a directory that only you can write to",
-                             "Somebody else made it, or its mode is too open: look at it, then remove it.")
+                             "Somebody else made it, or its mode is too open: look at it, then remove it, or "
+                             "set XDG_RUNTIME_DIR to a directory that is yours alone.")
     if os.geteuid() == 0 and stat.S_IMODE(found.st_mode) != 0o711:
         os.chmod(path, 0o711)  # root of a container is a stranger out here, and must walk through to its root
     return path

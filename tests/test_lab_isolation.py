@@ -204,11 +204,30 @@ def read(path):
         assert any("LAB" in one for one in text)  # the look does see environments
 
 
+SESSION_KEYRING = """
+import ctypes, os
+keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+ctypes.CDLL(None).syscall(keyctl, 0, -3, 0)"""  # KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING
+
+
+def test_the_callers_keys_stay_outside(lab: Kernel) -> None:
+    before, last = SESSION_KEYRING.rsplit("\n", 1)
+    out = subprocess.run([sys.executable, "-c", f"{before}\nprint({last})"], capture_output=True, text=True)
+    outside, inside = int(out.stdout), lab.value(SESSION_KEYRING)
+    if outside < 0:
+        pytest.skip("needs the system call keyctl")
+    assert inside > 0
+    assert inside != outside
+    command = [sys.executable, "-m", "mycontainer.lab.terminal", "python", "-c", f"{before}\nprint({last})"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert int(done.stdout) not in (outside, -1)
+
+
 def test_pid_1_holds_nothing_of_the_host(lab: Kernel) -> None:
     """Root may read PID 1: its descriptors, its program, its memory."""
     targets = lab.value("import os\nsorted(os.readlink(f'/proc/1/fd/{n}').split(':')[0] for n in "
                         "os.listdir('/proc/1/fd'))")
-    assert set(targets) == {"/dev/null", "pipe"}
+    assert set(targets) == {"/dev/null", "pipe", "socket"}
     assert lab.value("""
 import os
 def refused(path):

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,10 @@ from lab_kernel import (
     state_file,
     wait_until_gone,
 )
-from mycontainer.lab import doorman, kernelspec
+from mycontainer import paths
+from mycontainer.errors import ContainerError
+from mycontainer.lab import channel, doorman, kernelspec
+from mycontainer.lab.channel import Channel
 from mycontainer.lab.state import labs, sweep
 from needs import needs_lab, needs_root, needs_tool, needs_user
 
@@ -238,6 +242,79 @@ def test_a_pid_that_was_given_away_again_is_left_alone() -> None:
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_stopped_launcher_does_not_keep_the_lab_alive(tmp_path: Path) -> None:
+    with stubborn_lab(tmp_path) as roles:
+        everybody = everybody_in(roles["init"])
+        os.kill(roles["launcher"], signal.SIGSTOP)
+        kill(roles["server"])
+        try:
+            assert wait_until_gone([*everybody, roles["doorman"]]) == []
+        finally:
+            os.kill(roles["launcher"], signal.SIGCONT)
+        assert wait_until_gone([roles["launcher"]]) == []
+
+
+def test_what_will_be_made_is_written_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever kills the launcher between the two leaves nothing that a sweep misses."""
+    from mycontainer.lab import launcher, limits, state
+
+    written: list[list[str]] = []
+
+    def made(directory: str) -> None:
+        written.append(next(one["cgroups"] for one in labs() if one["launcher"] == os.getpid()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(limits, "_make", made)
+    monkeypatch.setattr(limits.Limits, "_places", lambda self: iter([(str(tmp_path / "a"), "max", "memory")]))
+    lab = launcher.Lab(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        lab.start()
+    os.close(lab.parent)
+    assert written == [[str(tmp_path / "a")]]
+    assert not os.path.exists(f"{paths.runtime_dir()}/{lab.name}{state.SUFFIX}")
+
+
+def test_a_state_file_is_replaced_whole_and_stays_locked() -> None:
+    from mycontainer.lab.state import NEW, State
+
+    state = State("lab-0-test")
+    for number in range(3):
+        state.write({"init": 0, "launcher": -1, "number": number})
+        sweep()
+        assert [one["number"] for one in labs() if one["launcher"] == -1] == [number]
+        assert not os.path.exists(state.path + NEW)
+    Path(state.path + NEW).touch()  # of a launcher that was killed between two steps
+    sweep()
+    assert not os.path.exists(state.path + NEW)
+    assert os.path.exists(state.path)
+    state.release(cleared_up=True)
+
+
+def test_a_socket_file_in_use_is_not_swept(tmp_path: Path) -> None:
+    from mycontainer.lab import relay
+
+    path = tmp_path / "k-1"
+    with socket.socket(socket.AF_UNIX) as of_a_newer_kernel:
+        of_a_newer_kernel.bind(str(path))
+        of_a_newer_kernel.listen()
+        relay.remove_dead(str(path))
+        assert path.exists()
+    relay.remove_dead(str(path))
+    assert not path.exists()
+    path.write_text("no socket")
+    relay.remove_dead(str(path))
+    assert path.exists()
+
+
+def test_an_unexpected_word_is_refused() -> None:
+    ours, theirs = Channel.pair()
+    theirs.send(channel.JOINED)
+    with pytest.raises(ContainerError, match="expected 'running', got 'joined'"):
+        ours.expect(channel.RUNNING)
+    ours.close()
+    theirs.close()
 
 
 # ── where it cannot run, and where it can only just ─────────────────────────────────────────────────────

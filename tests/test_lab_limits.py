@@ -60,7 +60,7 @@ def test_without_cgroups_rlimits_take_their_place(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(limits, "CGROUPS", str(tmp_path))
     one = limits.Limits("lab-test")
     one.prepare()
-    assert one.in_force == {"memory": "rlimit", "processes": "rlimit"}
+    assert one.in_force == {"memory": "rlimit, each process", "processes": "rlimit"}
     assert one.directories == []
     assert one.remove()
 
@@ -74,7 +74,7 @@ def test_a_half_refused_cgroup_is_filled_up_by_an_rlimit(monkeypatch: pytest.Mon
     monkeypatch.setattr(one, "_places", lambda: iter([
         (str(directory), "pids.max", "processes"), ("/proc/nowhere", "memory.limit_in_bytes", "memory")]))
     one.prepare()
-    assert one.in_force == {"memory": "rlimit", "processes": "cgroup"}
+    assert one.in_force == {"memory": "rlimit, each process", "processes": "cgroup"}
     assert (directory / "pids.max").read_text() == str(limits.PROCESSES)
 
 

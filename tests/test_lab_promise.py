@@ -165,6 +165,38 @@ def test_only_known_fields_of_their_types_are_kept() -> None:
         "type": "progress", "exercise": "a.b", "pick": "b"}
 
 
+def test_no_number_is_infinite() -> None:
+    kept = record.accept(b'{"type": "reset", "exercise": "a", "seconds": 1e999}')
+    assert kept is not None
+    assert "seconds" not in kept
+
+
+def test_half_a_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / record.FILE).write_text('{"type": "res')  # the disk was full
+    record.append(str(tmp_path), {"type": "reset"})
+    record.append(str(tmp_path), {"type": "progress"})
+    assert (tmp_path / record.FILE).read_text().splitlines() == [
+        '{"type": "res', '{"type": "reset"}', '{"type": "progress"}']
+
+
+def test_one_lab_has_only_its_share_of_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "LARGEST_SHARE", 1000)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        recorder = record.Recorder(ours, str(tmp_path))
+        for _ in range(30):
+            theirs.send(b'{"type": "reset", "exercise": "a.b"}')
+            assert recorder.take()
+    assert 1000 <= (tmp_path / record.FILE).stat().st_size < 1100
+    assert capfd.readouterr().err.count("no more progress is saved") == 1
+    other, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with other, end:
+        end.send(b'{"type": "reset", "exercise": "of.another"}')
+        assert record.Recorder(other, str(tmp_path)).take()
+    assert progress_in(tmp_path)[-1]["exercise"] == "of.another"
+
+
 def test_a_symlink_in_place_of_the_progress_file_is_not_followed(
         tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     precious = tmp_path / "precious"

@@ -234,6 +234,16 @@ def test_the_beat_comes_before_the_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
             assert beats == [1]
 
 
+def test_a_caller_who_waits_does_not_speed_up_the_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the kernel starts, each beat would make it look up its modules anew."""
+    beats: list[int] = []
+    monkeypatch.setattr(relay.Relay, "_connect", relay.Relay._later)  # nobody listens inside
+    monkeypatch.setattr(relay, "Relay", functools.partial(relay.Relay, lambda: beats.append(1)))
+    with relayed(("127.0.0.1", 1)) as address, socket.create_connection(address):
+        time.sleep(0.3)
+        assert beats == []
+
+
 def test_a_unix_socket_in_front(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, \
             relayed(server.getsockname(), "ipc", str(tmp_path / "k")) as address, \

@@ -21,8 +21,9 @@ import pytest
 pytest.importorskip("jupyter_client", reason="needs the Python module jupyter_client")
 
 from lab_kernel import children_of, everybody_in, kernel, kill, lives, wait_until_gone
+from mycontainer.errors import ContainerError
 from mycontainer.lab import terminal
-from mycontainer.lab.state import labs, sweep
+from mycontainer.lab.state import labs, started, sweep
 from needs import needs_lab
 
 pytestmark = needs_lab
@@ -125,7 +126,8 @@ def test_the_persons_terminal_is_not_inside(tmp_path: Path, monkeypatch: pytest.
         someone.wait_for("the end")
         links = [line.split(" -> ")[1] for line in someone.seen.splitlines() if " -> " in line]
         targets = {link.strip("'").split(":")[0] for link in links}
-        assert {one for one in targets if not one.startswith("/proc/")} <= {"/dev/null", "/dev/pts/0", "pipe"}
+        assert {one for one in targets if not one.startswith("/proc/")} <= {"/dev/null", "/dev/pts/0", "pipe",
+                                                                               "socket"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
@@ -153,7 +155,7 @@ def test_kill_9_of_a_terminal_ends_its_own_lab(tmp_path: Path, monkeypatch: pyte
         everybody = everybody_in(init)
         assert len(everybody) == 2
         kill(someone.process.pid)
-        assert wait_until_gone(everybody) == []
+        assert wait_until_gone(everybody, 1) == []  # buried by the guide, not by the host's PID 1
 
 
 def test_input_that_is_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +175,36 @@ def test_a_command_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.returncode == 127
     assert "no-such-command" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def host_facts(since: int) -> dict[str, object]:
+    """A state file whose lab has ended, and whose pid is now that of a process of the host: us."""
+    return {"init": os.getpid(), "init_started": since, "cgroups": [], "workdir": "/",
+            "env": {"MYCONTAINER_LAB_LIMITS": "{}"}}
+
+
+@pytest.mark.parametrize(("shift", "reason"), [(-1, "it has ended"), (0, "the host|Invalid argument")])
+def test_a_reused_pid_opens_no_shell_on_the_host(shift: int, reason: str, tmp_path: Path) -> None:
+    facts = host_facts(started(os.getpid()) + shift)
+    with pytest.raises(ContainerError, match=reason):
+        terminal.visit(facts, ["touch", str(tmp_path / "shell")])
+    assert not (tmp_path / "shell").exists()
+
+
+def test_a_lab_that_has_just_ended_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "find_lab", lambda: host_facts(started(os.getpid()) - 1))
+    monkeypatch.setattr(terminal, "alone", lambda command: 42)
+    assert terminal.main(["true"]) == 42
+
+
+def test_a_private_lab_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_SERVER_URL", "http://127.0.0.1/")
+    with person("sh", "-c", "echo up $((40 + 2)); cat", cwd=tmp_path) as first:
+        first.wait_for("up 42")
+        monkeypatch.delenv("JUPYTER_SERVER_URL")
+        assert first.process.pid in [lab["server"] for lab in labs()]
+        found = terminal.find_lab()
+        assert found is None or found["server"] != first.process.pid
 
 
 def test_ancestors_go_up_to_init() -> None:

@@ -52,10 +52,11 @@ class Channel:
             raise explain("cannot start the lab", error) from error
         if not data:
             raise ContainerError("cannot start the lab", "somebody killed it on the way")
-        facts = json.loads(data)
+        facts: dict[str, Any] = json.loads(data)
         if facts["word"] == FAILED:
             raise ContainerError(facts["what"], facts["reason"], facts["hint"])
-        assert facts["word"] == word, f"expected {word}, got {facts['word']}"
+        if facts["word"] != word:
+            raise ContainerError("cannot start the lab", f"expected {word!r}, got {facts['word']!r}")
         return facts, fds
 
     def fail(self, error: BaseException) -> None:

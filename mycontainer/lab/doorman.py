@@ -33,6 +33,7 @@ class Errand(NamedTuple):
     """What the doorman is given."""
 
     launcher: int                               # its pid
+    server: int                                 # a pidfd of the launcher's parent
     layout: sandbox.Layout
     payload: init.Payload
     ends: init.Ends
@@ -45,9 +46,10 @@ def main(errand: Errand, launcher: Channel) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the whole process group gets them, the launcher decides
     os.umask(0o022)
-    channel.close_all_but(launcher.socket.fileno(), *errand.ends,
+    channel.close_all_but(launcher.socket.fileno(), errand.server, *errand.ends,
                           *(listener.fileno() for listener, _ in errand.listeners))
     try:
+        leave_keyring()
         launcher.send(channel.JOINING)
         launcher.expect(channel.JOINED)
         view = enter_first(errand, launcher)
@@ -64,6 +66,19 @@ def main(errand: Errand, launcher: Channel) -> int:
     for fd in errand.ends:
         os.close(fd)
     return carry(errand, launcher, view, pid, pidfd)
+
+
+def leave_keyring() -> None:
+    """Take an empty session keyring: the caller's may hold keys of Kerberos, of file systems, or others.
+
+    man 7 session-keyring. Raises OSError.
+    """
+    try:
+        syscalls.keyctl(syscalls.KEYCTL_JOIN_SESSION_KEYRING)
+    except OSError as error:
+        # Where the call is not there or filtered out (Docker), nobody inside can ask for keys either.
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
 
 
 def enter_first(errand: Errand, launcher: Channel) -> sandbox.View:
@@ -157,14 +172,16 @@ def _porter(errand: Errand, doorman: Channel) -> int:
 def carry(errand: Errand, launcher: Channel, view: sandbox.View, pid: int, pidfd: int) -> int:
     """Relay between the two networks until PID 1 has ended; returns its exit code.
 
-    When the launcher ends, we end PID 1: root inside could talk PID 1 out of its own parent-death signal
-    (ptrace(2)), but cannot reach us. So from now on we must not die before we have seen to that.
+    When the launcher or the server ends, we end PID 1: root inside could talk PID 1 out of its own
+    parent-death signal (ptrace(2)), but cannot reach us. So from now on we must not die before we have seen
+    to that.
     """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     carrier = relay.Relay(view.refresh)  # a cell sees the files that were there when it was sent
     for listener, inside in errand.listeners:
         carrier.publish(listener, inside)
-    carrier.watch(launcher.socket.fileno(), lambda: send(pidfd, signal.SIGKILL))
+    for end in (launcher.socket.fileno(), errand.server):  # the launcher may be stopped, and see nothing
+        carrier.watch(end, lambda: send(pidfd, signal.SIGKILL))
     carrier.watch(pidfd, lambda: carrier.end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     code = carrier.run()
     return code if code >= 0 else 128 - code

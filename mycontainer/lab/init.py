@@ -46,7 +46,8 @@ class Payload(NamedTuple):
 class Ends(NamedTuple):
     """The descriptors that PID 1 gets."""
 
-    lifeline: int   # a pipe that only the launcher writes to: end of file says that the launcher is gone
+    lifeline: int   # a socket, opposite the launcher: end of file says that it is gone. A pipe could be
+    #                 opened anew through /proc/1/fd, and would then never end
     progress: int
     log: int        # what the kernel's stderr becomes
 

@@ -28,11 +28,14 @@ from mycontainer.errors import ContainerError, explain
 from mycontainer.lab import channel, doorman, init, relay, sandbox
 from mycontainer.lab.channel import Channel
 from mycontainer.lab.limits import Limits
+from mycontainer.lab.log import Log, say
 from mycontainer.lab.record import Recorder
 from mycontainer.lab.state import PREFIX, State, started, sweep
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-QUIET = "--IPKernelApp.log_level=ERROR"  # not a warning with each start that loopback is not encrypted
+# No warning with each start that loopback is not encrypted, and no history file: it dies with the lab anyway,
+# and at once when somebody removes all files.
+QUIET = ("--IPKernelApp.log_level=ERROR", "--HistoryManager.enabled=False")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Of the caller's environment the lab gets these; everything else may be a secret, or name a closed path.
 PASSED_ON = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "JPY_SESSION_NAME")
@@ -56,29 +59,35 @@ class Lab:
         """Start the lab, and ``argv`` in it. Raises ContainerError if this machine cannot have one."""
         sweep()
         self.parent = watched_parent()
-        listeners, inside = publish(connection, self.sockets) if connection is not None else ([], {})
+        self.for_kernel = bool(argv)
         self.state = State(self.name)
-        self.limits.prepare()
-        self.state.write(self.facts())
-        progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.log, log_inside = os.pipe()
-        lifeline, self.lifeline = os.pipe()
-        payload = init.Payload(sys.executable, argv, self._environment(), self.layout.workdir,
-                               json.dumps(inside), sorted(sandbox.superblocks()))
-        errand = doorman.Errand(os.getpid(), self.layout, payload,
-                                init.Ends(lifeline, progress_inside.fileno(), log_inside), listeners,
-                                self.limits.set_own)
-        self.recorder = Recorder(progress, self.workspace)
-        self._fork(errand)
-        for inherited in (progress_inside, *(listener for listener, _ in listeners)):
-            inherited.close()
-        os.close(lifeline)
-        os.close(log_inside)
         try:
+            self.limits.prepare(self.announce)
+            self._make_ends(argv, connection)
             self._bring_up()
         except BaseException:
             self.stop()
             raise
+
+    def _make_ends(self, argv: Sequence[str], connection: Mapping[str, Any] | None) -> None:
+        """Make what connects us with the inside, and fork the doorman, who takes the other ends."""
+        self.sockets = socket_files(connection or {})
+        self.announce()
+        listeners, inside = publish(connection) if connection is not None else ([], {})
+        progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        log, log_inside = os.pipe()
+        self.log = Log(log)
+        lifeline, self.lifeline = socket.socketpair()
+        payload = init.Payload(sys.executable, argv, self._environment(), self.layout.workdir,
+                               json.dumps(inside), sorted(sandbox.superblocks()))
+        errand = doorman.Errand(os.getpid(), self.parent, self.layout, payload,
+                                init.Ends(lifeline.fileno(), progress_inside.fileno(), log_inside), listeners,
+                                self.limits.set_own)
+        self.recorder = Recorder(progress, self.workspace)
+        self._fork(errand)
+        for inherited in (lifeline, progress_inside, *(listener for listener, _ in listeners)):
+            inherited.close()
+        os.close(log_inside)
 
     def _fork(self, errand: doorman.Errand) -> None:
         self.channel, theirs = Channel.pair()
@@ -106,9 +115,12 @@ class Lab:
                 os.close(fd)
         except OSError as error:
             raise explain("cannot start the lab", error) from error
-        self.init = self.channel.expect(channel.RUNNING)[0]["init"]
+        running = self.channel.expect(channel.RUNNING)[0]
+        self.init = running["init"]
         self.initfd = os.pidfd_open(self.init)
         self.state.write(self.facts())
+        for tree in running["open"]:
+            say(f"{tree} has mounts below it or cannot lie below an overlay: its sockets and FIFOs lead out")
 
     def _take_trees(self) -> list[int]:
         if os.geteuid() != 0 or namespaces.own_ids() != idmap.EVERYTHING:
@@ -119,11 +131,15 @@ class Lab:
         finally:
             os.close(userns)
 
+    def announce(self) -> None:
+        """Say what we are going to make: whoever kills us on the way leaves nothing that a sweep misses."""
+        self.state.write(self.facts())
+
     def facts(self) -> dict[str, Any]:
         """What others must know to join this lab, or to clear up after it."""
         env = {name: value for name, value in self._environment().items() if name != "MYCONTAINER_LAB_FD"}
         return {"name": self.name, "launcher": os.getpid(), "server": os.getppid(), "started": time.time(),
-                "init": self.init, "init_started": started(self.init),
+                "init": self.init, "init_started": started(self.init), "for_kernel": self.for_kernel,
                 "cgroups": self.limits.directories, "sockets": self.sockets, "env": env,
                 "workdir": self.layout.workdir}
 
@@ -145,7 +161,7 @@ class Lab:
         """Look after the running lab until it ends, or shall end. Returns the kernel's exit code."""
         asked = signals_as_descriptor()
         poll = select.poll()
-        for fd in (self.parent, self.pidfd, asked, self.log):
+        for fd in (self.parent, self.pidfd, asked, self.log.pipe):
             poll.register(fd, select.POLLIN)
         recording = True
         while True:
@@ -153,8 +169,8 @@ class Lab:
             if recording:
                 poll.register(self.recorder.inside, 0 if pause else select.POLLIN)
             ready = dict(poll.poll(pause * 1000 + 1 if pause else None))
-            if self.log in ready and not copy_log(self.log):
-                poll.unregister(self.log)
+            if self.log.pipe in ready and not self.log.copy():
+                poll.unregister(self.log.pipe)
             if (event := ready.get(self.recorder.inside.fileno(), 0)) and not pause:
                 recording = self.recorder.take() or not event & select.POLLHUP
                 if not recording:
@@ -173,24 +189,27 @@ class Lab:
     def stop(self) -> int:
         """End the lab and clear up. Returns the kernel's exit code, 143 if we ended it."""
         if self.exit_code is None:
-            done = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-            os.close(self.lifeline)  # PID 1 ends, and with it everybody inside
-            if done is None and not select.select([self.pidfd], [], [], 2)[0]:
-                doorman.send(self.pidfd, signal.SIGKILL)
-            if self.initfd:  # readable when the last process inside is gone
-                doorman.send(self.initfd, signal.SIGKILL)
-                select.select([self.initfd], [], [], 2)
-            if done is None:
-                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-                self.exit_code = 143
-            else:
-                self.exit_code = done.si_status if done.si_code == os.CLD_EXITED else 128 + done.si_status
-            copy_log(self.log)
+            self.exit_code = self._end() if self.doorman else 125
             for path in self.sockets:
-                if os.path.exists(path):
-                    os.remove(path)
+                relay.remove_dead(path)
             self.state.release(self.limits.remove())
         return self.exit_code
+
+    def _end(self) -> int:
+        """End every process of the lab; returns the kernel's exit code."""
+        done = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        self.lifeline.close()  # PID 1 ends, and with it everybody inside
+        if done is None and not select.select([self.pidfd], [], [], 2)[0]:
+            doorman.send(self.pidfd, signal.SIGKILL)
+        if self.initfd:  # readable when the last process inside is gone
+            doorman.send(self.initfd, signal.SIGKILL)
+            select.select([self.initfd], [], [], 2)
+        self.log.copy()
+        self.log.tell()
+        if done is None:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            return 143
+        return done.si_status if done.si_code == os.CLD_EXITED else 128 + done.si_status
 
 
 def _images() -> str | None:
@@ -229,7 +248,14 @@ def watched_parent() -> int:
     return fd
 
 
-def publish(connection: Mapping[str, Any], sockets: list[str]) -> tuple[
+def socket_files(connection: Mapping[str, Any]) -> list[str]:
+    """The files that `publish` makes, for transport ``ipc``."""
+    if connection.get("transport") != "ipc":
+        return []
+    return [relay.socket_file(connection["ip"], int(connection[name])) for name in PORTS]
+
+
+def publish(connection: Mapping[str, Any]) -> tuple[
         list[tuple[socket.socket, relay.Address]], dict[str, Any]]:
     """Listen where Jupyter expects the kernel; returns listeners and the connection file for inside.
 
@@ -247,8 +273,6 @@ def publish(connection: Mapping[str, Any], sockets: list[str]) -> tuple[
             listeners.append((_listen(transport, ip, port), ("127.0.0.1", inside[name])))
         except OSError as error:
             raise explain(f"cannot listen on {ip}, port {port}", error) from error
-        if transport == "ipc":
-            sockets.append(f"{ip}-{port}")
     return listeners, inside
 
 
@@ -274,44 +298,24 @@ def signals_as_descriptor() -> int:
     return read
 
 
-def copy_log(log: int) -> bool:
-    """Copy what the kernel says before and beside the notebook to our stderr; False at its end.
-
-    The kernel never gets the server's terminal itself: root inside could type into it (ioctl TIOCSTI), and
-    its control characters could do things to the screen. If nobody reads, the text is dropped.
-    """
-    os.set_blocking(log, False)
-    try:
-        data = os.read(log, 4096)
-    except BlockingIOError:
-        return True
-    harmless = bytes(byte if byte >= 32 or byte in b"\t\n" else 63 for byte in data)
-    if harmless and select.select([], [2], [], 0)[1]:
-        try:
-            os.write(2, harmless)
-        except OSError:
-            pass
-    return bool(data)
-
-
 def main() -> int:
     """The kernel as Jupyter sees it."""
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     if len(sys.argv) != 2:
-        print("usage: python -m mycontainer.lab.launcher CONNECTION_FILE", file=sys.stderr)
+        say("usage: python -m mycontainer.lab.launcher CONNECTION_FILE")
         return 125
     try:
         with open(sys.argv[1]) as file:
             connection = json.load(file)
         lab = Lab(os.getcwd())
-        lab.start([sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE, QUIET], connection)
+        kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", init.CONNECTION_FILE, *QUIET]
+        lab.start(kernel, connection)
     except (OSError, ValueError, KeyError) as error:
-        print(f"mycontainer: cannot start the lab: {error}", file=sys.stderr)
+        say(f"cannot start the lab: {error}")
         return 125
     except ContainerError as error:
-        print(f"mycontainer: {error}", *([f"hint: {error.hint}"] if error.hint else []), sep="\n",
-              file=sys.stderr, flush=True)
+        say(str(error), error.hint)
         return instead(sys.argv[1], error)
     return lab.watch()
 

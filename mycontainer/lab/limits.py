@@ -5,7 +5,11 @@ In this order, the first that works:
 - a cgroup: root makes one at ``/mycontainer/lab-…``, for others systemd makes a scope and delegates it
   (not tried by the authors: their machine has no systemd; a refusal leads to the next line);
 - rlimits: the number of processes holds for the whole lab, since the limit that a process has when it makes
-  a user namespace becomes that namespace's; the one on memory only for each process. man 2 getrlimit.
+  a user namespace becomes that namespace's. The one on memory holds only for each process: many processes,
+  or files in a tmpfs, can take more than that. man 2 getrlimit.
+
+The lab's own tmpfs are bounded (sandbox.room() for the root, 64 MiB for /dev/shm), but root inside can mount
+another: only a cgroup bounds that, since the pages of a tmpfs are charged to whoever wrote them.
 
 Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/; systemd's CGROUP_DELEGATION.md.
 """
@@ -15,11 +19,13 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 CGROUPS = "/sys/fs/cgroup"
 OURS = "mycontainer"
 PROCESSES = 1024
+# What takes the place of a missing cgroup, as `Limits.in_force` calls it.
+RLIMITS = {"memory": "rlimit, each process", "processes": "rlimit"}
 
 # cgroup v1: one hierarchy for each kind of resource. (hierarchy, file with the limit, what it limits)
 V1 = (("memory", "memory.limit_in_bytes", "memory"), ("pids", "pids.max", "processes"))
@@ -39,20 +45,24 @@ class Limits:
         self.directories: list[str] = []
         self.in_force: dict[str, str] = {}
 
-    def prepare(self) -> None:
-        """Make the cgroups, outside and before the lab's first process."""
+    def prepare(self, announce: Callable[[], None] = lambda: None) -> None:
+        """Make the cgroups, outside and before the lab's first process.
+
+        ``announce`` is called before the first is made: ``directories`` then holds all that may be made.
+        """
         amount = {"memory": memory(), "processes": PROCESSES}
-        for directory, file, kind in self._places():
+        places = list(self._places())
+        self.directories = sorted({directory for directory, _, _ in places})
+        announce()
+        for directory, file, kind in places:
             try:
                 _make(directory)
-                if directory not in self.directories:
-                    self.directories.append(directory)
                 _write(f"{directory}/{file}", str(amount[kind]))
                 self.in_force[kind] = "cgroup"
             except OSError:
                 pass  # not ours to do on this machine: the next best limit takes its place
-        for kind in amount.keys() - self.in_force.keys():
-            self.in_force[kind] = "rlimit"
+        self.directories = [directory for directory in self.directories if os.path.isdir(directory)]
+        self.in_force = {**RLIMITS, **self.in_force}
 
     def _places(self) -> Iterator[tuple[str, str, str]]:
         """Where limits can be set: (directory to make, file, kind)."""
@@ -150,7 +160,7 @@ def join_as_guest(directories: list[str], in_force: Mapping[str, str]) -> None:
         for directory in directories:
             join(directory, os.getpid())
     except OSError:
-        in_force = dict.fromkeys(in_force, "rlimit")
+        in_force = RLIMITS
     set_rlimits(in_force)
 
 
@@ -178,9 +188,9 @@ def _make(directory: str) -> None:
 
 def set_rlimits(in_force: Mapping[str, str]) -> None:
     """Lower this process's own limits where no cgroup does it."""
-    if in_force.get("processes") == "rlimit":
+    if in_force.get("processes") == RLIMITS["processes"]:
         _lower(resource.RLIMIT_NPROC, _processes_of(os.getuid()) + PROCESSES)
-    if in_force.get("memory") == "rlimit":
+    if in_force.get("memory") == RLIMITS["memory"]:
         _lower(resource.RLIMIT_DATA, memory())
 
 

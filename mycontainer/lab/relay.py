@@ -12,9 +12,10 @@ import errno
 import os
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CHUNK = 65536
 MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
@@ -68,6 +69,7 @@ class Relay:
         self.resting: list[Door] = []
         self.beat = beat or (lambda: None)
         self.pulse = PULSE if beat else None
+        self.last_beat = time.monotonic()
         self.ended: int | None = None
 
     def publish(self, listener: socket.socket, inside: Address) -> None:
@@ -76,8 +78,12 @@ class Relay:
         self._open(Door(listener, inside))
 
     def watch(self, fd: int, then: Callable[[], None]) -> None:
-        """Call ``then`` whenever ``fd`` is readable."""
-        self.selector.register(fd, selectors.EVENT_READ, lambda _: then())
+        """Call ``then`` once, as soon as ``fd`` is readable: the end of a process stays readable for ever."""
+        def once(_: int) -> None:
+            self.selector.unregister(fd)
+            then()
+
+        self.selector.register(fd, selectors.EVENT_READ, once)
 
     def end(self, code: int) -> None:
         """Let `run` return ``code``."""
@@ -87,13 +93,16 @@ class Relay:
         """Pass bytes until `end` is called."""
         while self.ended is None:
             pause = RETRY if self.waiting else REST if self.resting else self.pulse
-            ready = self.selector.select(pause)
-            if not ready:
-                self.beat()
-            for key, mask in ready:
+            for key, mask in self.selector.select(pause):
                 key.data(mask)
             self._try_again()
+            if self.pulse and time.monotonic() >= self.last_beat + self.pulse:
+                self._beat()
         return self.ended
+
+    def _beat(self) -> None:
+        self.last_beat = time.monotonic()
+        self.beat()
 
     def _try_again(self) -> None:
         callers, self.waiting = self.waiting, []
@@ -194,7 +203,7 @@ class Relay:
         if not data:
             side.reading = False
         if side.outside:
-            self.beat()
+            self._beat()
         side.opposite.unsent += data
         self._send(side.opposite)
 
@@ -232,15 +241,34 @@ class Relay:
 def listen(transport: str, ip: str, port: int) -> socket.socket:
     """A listener at the place where a kernel would bind: ``tcp``, or ``ipc`` (the socket file IP-PORT)."""
     if transport == "ipc":
+        path = socket_file(ip, port)
+        remove_dead(path)  # of the kernel that was killed before us
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        path = f"{ip}-{port}"
-        if os.path.exists(path):
-            os.remove(path)  # of the kernel that was killed before us
-        listener.bind(path)
+        address: Any = path
     else:
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("" if ip == "*" else ip, port))
-    listener.listen(64)
+        address = ("" if ip == "*" else ip, port)
+    try:
+        listener.bind(address)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
     return listener
+
+
+def socket_file(ip: str, port: int) -> str:
+    """The path that Jupyter's transport ``ipc`` means."""
+    return os.path.abspath(f"{ip}-{port}")
+
+
+def remove_dead(path: str) -> None:
+    """Remove a socket file that nobody listens at: a restarted kernel may have taken the name meanwhile."""
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+                if caller.connect_ex(path) == errno.ECONNREFUSED:
+                    os.remove(path)
+    except OSError:
+        pass  # it is gone, or not ours to remove

@@ -5,7 +5,8 @@
         └── shell  inside, on that terminal: job control works, and ``tty`` has an answer
 
 The person's own terminal never goes inside: root there could type into it (ioctl TIOCSTI). The lab is that
-of the kernel started last by the same server; without one, the terminal has a lab to itself.
+of the kernel started last by the same server; without one, the terminal has a lab to itself, which is
+nobody else's: it ends with its terminal.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from mycontainer import container, namespaces, syscalls
 from mycontainer.errors import ContainerError, explain
-from mycontainer.lab import channel, launcher, limits, state
+from mycontainer.lab import channel, doorman, launcher, limits, state
 from mycontainer.lab.channel import Channel
 
 # asm-generic/ioctls.h: unlock a pseudo-terminal; open its other end, without a path
@@ -38,28 +39,43 @@ SHELLS = ("/bin/bash", "/bin/sh")
 def main(command: Sequence[str] = ()) -> int:
     """Run ``command``, by default a shell, in the lab. Returns its exit code."""
     lab = find_lab()
-    own = 0
     try:
-        if lab is None:
-            own, lab = start_lab()
-        return visit(lab, command)
+        if lab is not None:
+            try:
+                return visit(lab, command)
+            except ContainerError:
+                if lives(lab):
+                    raise  # else it ended while we were on our way
+        return alone(command)
     except OSError as error:
         raise explain("cannot open a terminal in the lab", error) from error
+
+
+def alone(command: Sequence[str]) -> int:
+    """Run ``command`` in a lab of its own, which ends with it. Returns its exit code."""
+    own, lab = start_lab()
+    try:
+        return visit(lab, command)
     finally:
-        if own:
-            os.kill(own, signal.SIGTERM)
-            os.waitpid(own, 0)
+        os.kill(own, signal.SIGTERM)
+        os.waitpid(own, 0)
+
+
+def lives(lab: Mapping[str, Any]) -> bool:
+    """Whether the lab's PID 1 is still the process that it was."""
+    since: int = state.started(lab["init"])
+    return since != 0 and since == lab["init_started"]
 
 
 def find_lab() -> dict[str, Any] | None:
     """The facts of the lab to join (see state.py): in a server's terminal only a lab of that server."""
-    running = sorted(state.labs(), key=lambda lab: float(lab["started"]), reverse=True)
+    running = [lab for lab in state.labs() if lab["init"] and lab.get("for_kernel")]
+    running.sort(key=lambda lab: float(lab["started"]), reverse=True)
     above = ancestors(os.getpid())
-    same_server = [lab for lab in running if lab["init"] and lab["server"] in above]
-    anybody = [lab for lab in running if lab["init"]]
+    same_server = [lab for lab in running if lab["server"] in above]
     if same_server or "JUPYTER_SERVER_URL" in os.environ:
         return next(iter(same_server), None)
-    return next(iter(anybody), None)
+    return next(iter(running), None)
 
 
 def ancestors(pid: int) -> list[int]:
@@ -138,12 +154,14 @@ def visit(lab: Mapping[str, Any], command: Sequence[str]) -> int:
 def _guide(lab: Mapping[str, Any], command: Sequence[str], terminal: Channel, parent: int,
            size: bytes) -> int:
     """Join the lab, open the pseudo-terminal, fork the shell and wait for it."""
+    doorman.leave_keyring()
+    init = os.pidfd_open(lab["init"])
+    if not lives(lab):  # a pid is given away again; the descriptor is of the process that we looked at
+        raise ContainerError("cannot open a terminal in the lab", "it has ended")
     limits.join_as_guest(lab["cgroups"], json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
-    namespaces.enter(lab["init"], ["user"])
-    namespaces.become_root()
-    namespaces.enter(lab["init"])
+    join(init)
     syscalls.prctl(PR_SET_DUMPABLE, 0)  # the shell is seen inside before it is one: nobody may look into it
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)  # after the change of user, which clears it
     if os.getppid() != parent:
         return 125
     pty = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
@@ -166,8 +184,28 @@ def _guide(lab: Mapping[str, Any], command: Sequence[str], terminal: Channel, pa
     os.close(pty)
     terminal.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # We bury the shell ourselves: until somebody has, PID 1 of the lab cannot end (man 7 pid_namespaces), and
+    # the host's PID 1, who would inherit it, may take its time.
+    pidfd = os.pidfd_open(shell)
+    signal.signal(signal.SIGTERM, lambda *_: doorman.send(pidfd, signal.SIGKILL))
     code = os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1])
     return code if code >= 0 else 128 - code
+
+
+def join(init: int) -> None:
+    """Join all namespaces of the process behind the pidfd ``init``. man 2 setns, "PID file descriptor".
+
+    Raises ContainerError if we are then still in the user namespace that we came from: a shell there would
+    be one of the host.
+    """
+    before = os.stat("/proc/self/ns/user")
+    syscalls.setns(init, syscalls.CLONE_NEWUSER)
+    if os.path.samestat(before, os.stat("/proc/self/ns/user")):
+        raise ContainerError("cannot open a terminal in the lab", "that is no lab, but the host")
+    namespaces.become_root()
+    others = (syscalls.CLONE_NEWCGROUP, syscalls.CLONE_NEWIPC, syscalls.CLONE_NEWUTS, syscalls.CLONE_NEWNET,
+              syscalls.CLONE_NEWPID, syscalls.CLONE_NEWNS)
+    syscalls.setns(init, sum(others))
 
 
 def _plain(own: int) -> None:
