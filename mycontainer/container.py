@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from mycontainer import chroot, namespaces, syscalls
+from mycontainer.cgroups import Cgroup
 from mycontainer.errors import EXIT_OURS, ContainerError, explain, explain_exec
 from mycontainer.namespaces import IdMap
 
 KINDS = ("user", "cgroup", "ipc", "uts", "net", "pid", "mnt")  # time is for those who ask for it
+Volume = tuple[str, str, bool]  # (our path, path inside, read-only)
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 # What the three tell each other, over two pipes. When the command runs, exec has closed the last end.
@@ -35,6 +37,7 @@ class Process:
 
     def __init__(self, pid: int, runner: int) -> None:
         self.pid, self.runner, self.pidfd = pid, runner, os.pidfd_open(pid)
+        self.at_end: Callable[[], object] = lambda: None  # what `wait` does last: to remove a cgroup, ...
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signal PID 1. A pidfd never hits a stranger to whom the same pid was given later."""
@@ -47,25 +50,26 @@ class Process:
             code = os.waitstatus_to_exitcode(os.waitpid(self.runner, 0)[1])
         finally:  # also when we are interrupted, or somebody killed the runner
             self.kill()
+            self.at_end()
         os.close(self.pidfd)
         return code if code >= 0 else 128 - code
 
 
 def run(argv: Sequence[str], root: str | None = None, **how: object) -> int:
-    """Run a command in a container to its end: `start`, then `Process.wait`. Returns the exit code."""
+    """Run a command in a container to its end, as `start` does. Returns the exit code."""
     return start(argv, root, **how).wait()  # type: ignore[arg-type]
 
 
 def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] = KINDS,
-          unpack: Callable[[str], object] | None = None, volumes: Iterable[tuple[str, str, bool]] = (),
+          unpack: Callable[[str], object] | None = None, volumes: Iterable[Volume] = (),
           hostname: str = "mycontainer", env: Mapping[str, str] = ENVIRONMENT, workdir: str = "/",
-          uid_map: IdMap | None = None, gid_map: IdMap | None = None) -> Process:
-    """Start a command in namespaces of its own.
+          uid_map: IdMap | None = None, gid_map: IdMap | None = None,
+          cgroup: Cgroup | None = None) -> Process:
+    """Start a command in namespaces of its own, and in ``cgroup`` if there is one.
 
-    ``root`` is the directory to become ``/`` (None: keep ours). With ``unpack`` it is only a place to mount a
-    fresh tmpfs, which ``unpack(root)`` fills and which vanishes with the container. ``volumes`` are triples
-    (our path, path inside, read-only), the maps as `namespaces.write_map` takes them (None: only ourselves,
-    as root). Raises ContainerError if the command could not be started, with a shell's exit code for it.
+    ``root`` becomes ``/`` (None: keep ours). With ``unpack`` it is only a place to mount a fresh tmpfs, which
+    ``unpack(root)`` fills and which vanishes with the container. The maps are as `namespaces.write_map` takes
+    them (None: only ourselves, as root). Raises ContainerError with a shell's exit code for it.
     """
     kinds = tuple(kinds)
     if root is not None and "mnt" not in kinds:
@@ -80,27 +84,21 @@ def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] 
             namespaces.raise_loopback()
         if "mnt" in kinds:
             chroot.make_private()
-            if root is None and "pid" in kinds:
-                chroot.mount_proc("/")
         if root is not None:
-            change_root(root, kinds, unpack, volumes)
+            if unpack:
+                syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NODEV, "mode=755")
+                unpack(root)
+            chroot.furnish(root, own_pids="pid" in kinds, own_net="net" in kinds)
+            for source, path, readonly in volumes:
+                chroot.bind(source, root, path, readonly)
+            chroot.pivot(root)
+        elif {"mnt", "pid"} <= {*kinds}:
+            chroot.mount_proc("/")
         syscalls.chdir(workdir)
         execute(argv, env)
 
     return spawn(become_the_command, kinds, uid_map or [(0, os.geteuid(), 1)],
-                 gid_map or [(0, os.getegid(), 1)])
-
-
-def change_root(root: str, kinds: Sequence[str], unpack: Callable[[str], object] | None,
-                volumes: Iterable[tuple[str, str, bool]]) -> None:
-    """Fill and furnish ``root``, and make it the root of this mount namespace."""
-    if unpack:
-        syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NODEV, "mode=755")
-        unpack(root)
-    chroot.furnish(root, own_pids="pid" in kinds, own_net="net" in kinds)
-    for source, path, readonly in volumes:
-        chroot.bind(source, root, path, readonly)
-    chroot.pivot(root)
+                 gid_map or [(0, os.getegid(), 1)], cgroup)
 
 
 def execute(argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -119,16 +117,16 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> None:
     raise explain_exec(name, failure, exists)
 
 
-def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_map: IdMap) -> Process:
+def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_map: IdMap,
+          cgroup: Cgroup | None = None) -> Process:
     """Fork the runner and PID 1, which calls ``inside``; returns when that has become a command."""
     orders, order = os.pipe()
     news, tell = os.pipe()
-    outside = os.getpid()
     runner = os.fork()
     if runner == 0:  # the runner
         os.setpgid(0, 0)  # what is sent to the caller's group, as Ctrl-C is, is the caller's to pass on
         os.close(order)  # so that the death of the outside ends our waiting for it
-        _to_the_end(tell, lambda: _runner(inside, kinds, outside, orders, tell))
+        _to_the_end(tell, lambda: _runner(inside, kinds, orders, tell))
     os.close(orders)
     os.close(tell)
     process = None
@@ -141,6 +139,8 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
                     os.write(order, MAPPED)
                 elif word == BORN:
                     process = Process(int(rest[0]), runner)
+                    if cgroup:
+                        cgroup.join(process.pid)  # by us: out here the others are nobody, who may not
                     os.write(order, GO + GO)
                 else:
                     raise ContainerError(rest[1], rest[2], rest[3], int(rest[0]))
@@ -155,9 +155,9 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
         os.close(order)
 
 
-def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orders: int, tell: int) -> int:
+def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, tell: int) -> int:
     """Make the namespaces, fork PID 1 into them; returns how it ended."""
-    namespaces.create(kinds)
+    namespaces.create({*kinds} - {"cgroup"})
     _say(tell, UNSHARED)
     _await(orders, MAPPED)
     if "user" in kinds:
@@ -166,6 +166,7 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], outside: int, orde
     if child == 0:  # PID 1
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         _await(orders, GO)
+        namespaces.create({"cgroup"} & {*kinds})  # only here: where we are now becomes its root
         _to_the_end(tell, inside)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     # When the caller dies, so do we, by a signal that lets us take PID 1 along: its own parent-death signal
@@ -191,8 +192,7 @@ def _to_the_end(tell: int, work: Callable[[], int | None]) -> None:
 
 
 def _say(tell: int, *words: str) -> None:
-    text = "\t".join(word.replace("\t", " ").replace("\n", " ") for word in words)
-    os.write(tell, os.fsencode(text + "\n"))
+    os.write(tell, os.fsencode("\t".join(" ".join(word.split()) for word in words) + "\n"))
 
 
 def _await(orders: int, word: bytes) -> None:
