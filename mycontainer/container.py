@@ -146,13 +146,13 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
                     raise ContainerError(rest[1], rest[2], rest[3], int(rest[0]))
         if process is None:
             raise ContainerError("cannot start the container", "somebody killed it on the way")
+        os.close(order)
         return process
     except BaseException:
         os.kill(runner, signal.SIGTERM)
+        os.close(order)  # before we wait for them, who may be waiting for a word of ours
         process.wait() if process else os.waitpid(runner, 0)
         raise
-    finally:
-        os.close(order)
 
 
 def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, tell: int) -> int:

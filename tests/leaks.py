@@ -137,7 +137,8 @@ def _cgroup_roots() -> Iterable[Path]:
 def _cgroup_things() -> Iterable[Thing]:
     for root in _cgroup_roots():
         for directory, _, _ in os.walk(root):
-            yield Thing("cgroup", directory)
+            if directory != str(root):  # a standing place, in which every cgroup of ours is made
+                yield Thing("cgroup", directory)
 
 
 def _file_things() -> Iterable[Thing]:
