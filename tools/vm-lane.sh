@@ -19,7 +19,7 @@ suite() { # suite DIRECTORY COMMAND...: run the tests with a home of their own
     # The project's own settings load plugins that take half a minute in here.
     "$@" env HOME="$home" XDG_RUNTIME_DIR= TMPDIR="$home" .venv/bin/python -m pytest -q -rs -c /dev/null \
         --rootdir="$project" -o pythonpath=tests -o timeout=300 -o timeout_method=signal -p pytest_timeout -p pytester \
-        -p no:cacheprovider tests/test_cgroups.py
+        -p no:cacheprovider tests/test_cgroups.py tests/test_lab_cgroup.py
 }
 
 failed=0

@@ -77,13 +77,14 @@ FILES: dict[str, tuple[Row, ...]] = {
         Row("freezer", "freezer.state", to_new=lambda text: f"frozen {int(text == 'FROZEN')}"),
     ),
 }
+MOUNTS = "/proc/self/mounts"
 CONTROLLERS = sorted({row.controller for rows in FILES.values() for row in rows})
 
 
 def hierarchies() -> dict[str, str]:
     """Where each controller's tree is mounted: ``{"memory": "/sys/fs/cgroup/memory", ...}``."""
     found: dict[str, str] = {}
-    with open("/proc/self/mounts") as rows:
+    with open(MOUNTS) as rows:
         for row in rows:
             _, point, kind, options = row.split()[:4]
             if kind == "cgroup":

@@ -58,13 +58,14 @@ class Lab:
         self.parent = watched_parent()
         listeners, inside = publish(connection, self.sockets) if connection is not None else ([], {})
         self.state = State(self.name)
-        self.limits.prepare()
+        self.limits.prepare(self.maps[0][0][1])
         self.state.write(self.facts())
         progress, progress_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log, log_inside = os.pipe()
         lifeline, self.lifeline = os.pipe()
         payload = init.Payload(sys.executable, argv, self._environment(), self.layout.workdir,
-                               json.dumps(inside), sorted(sandbox.superblocks()))
+                               json.dumps(inside), sorted(sandbox.superblocks()),
+                               bool(self.limits.delegated))
         errand = doorman.Errand(os.getpid(), self.layout, payload,
                                 init.Ends(lifeline, progress_inside.fileno(), log_inside), listeners,
                                 self.limits.set_own)
@@ -104,6 +105,9 @@ class Lab:
             self.channel.send(channel.MAPPED, trees)
             for fd in trees:
                 os.close(fd)
+            self.channel.expect(channel.ROOTED)
+            self.limits.take_out(self.doorman)
+            self.channel.send(channel.TAKEN_OUT)
         except OSError as error:
             raise explain("cannot start the lab", error) from error
         self.init = self.channel.expect(channel.RUNNING)[0]["init"]
@@ -124,8 +128,8 @@ class Lab:
         env = {name: value for name, value in self._environment().items() if name != "MYCONTAINER_LAB_FD"}
         return {"name": self.name, "launcher": os.getpid(), "server": os.getppid(), "started": time.time(),
                 "init": self.init, "init_started": started(self.init),
-                "cgroups": self.limits.directories, "sockets": self.sockets, "env": env,
-                "workdir": self.layout.workdir}
+                "cgroups": self.limits.directories, "for_guests": self.limits.for_guests(),
+                "sockets": self.sockets, "env": env, "workdir": self.layout.workdir}
 
     def _environment(self) -> dict[str, str]:
         passed = {name: value for name, value in os.environ.items()

@@ -138,7 +138,7 @@ def visit(lab: Mapping[str, Any], command: Sequence[str]) -> int:
 def _guide(lab: Mapping[str, Any], command: Sequence[str], terminal: Channel, parent: int,
            size: bytes) -> int:
     """Join the lab, open the pseudo-terminal, fork the shell and wait for it."""
-    limits.join_as_guest(lab["cgroups"], json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
+    limits.join_as_guest(lab["for_guests"], json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
     namespaces.enter(lab["init"], ["user"])
     namespaces.become_root()
     namespaces.enter(lab["init"])
