@@ -16,7 +16,6 @@ cd /sys/fs/cgroup
 mkdir mine && cat mine/cgroup.controllers
 (echo max > memory.max) 2>/dev/null || echo the limit is out of reach
 cat cgroup.procs | wc -l
-ls ..
 mount | grep -c cgroup
 rmdir mine
 """
@@ -51,7 +50,7 @@ def test_it_may_make_cgroups_and_sees_no_other() -> None:
     assert lines[0] == "0::/mycontainer-outside"
     assert set(lines[1].split()) >= {"cpu", "memory", "pids"}
     assert lines[2] == "the limit is out of reach"
-    assert lines[3:6] == ["0", "cgroup", "1"] or lines[3] == "0", lines
+    assert lines[3:5] == ["0", "1"]  # nobody in its root, and one mount
 
 
 def test_limits_hold_in_it() -> None:

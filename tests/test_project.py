@@ -225,7 +225,7 @@ def run_make(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
 @needs_tool("make", "make")
 def test_make_alone_lists_what_there_is() -> None:
     listed = [line.split()[1] for line in run_make().stdout.splitlines()]
-    assert listed == ["help", "course", "demo", "test", "soak", "lint", "clean"]
+    assert listed == ["help", "course", "demo", "test", "test-vm", "soak", "lint", "clean"]
 
 
 def setup_with_path(directory: Path, script: str) -> subprocess.CompletedProcess[str]:

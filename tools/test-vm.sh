@@ -29,17 +29,19 @@ has busybox || skip "busybox is not installed (Debian package busybox-static)"
 fetch_kernel() {
     has apt-get || skip "no apt-get to fetch a kernel with: set VM_KERNEL"
     rm -rf "$cache" && mkdir -p "$cache/deb"
-    image=$(apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ { print $2; exit }')
-    [ -n "$image" ] || skip "apt knows no linux-image-amd64"
-    printf 'vm: fetching %s (70 MB, once)\n' "$image"
-    (cd "$cache/deb" && apt-get download -q "$image" >log 2>&1) || skip "apt-get cannot download $image: see $cache/deb/log"
+    package=$(apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ { print $2; exit }')
+    [ -n "$package" ] || skip "apt knows no linux-image-amd64 (apt-get update, or set VM_KERNEL)"
+    printf 'vm: fetching %s (70 MB, once)\n' "$package"
+    (cd "$cache/deb" && apt-get download -q "$package" >log 2>&1) || skip "apt-get cannot download $package: see $cache/deb/log"
     dpkg-deb -x "$cache"/deb/*.deb "$cache/part"
     depmod -b "$cache/part" "$(ls "$cache/part/lib/modules")"
     rm -rf "$cache/deb"
     mv "$cache/part" "$kernel"
 }
 
-ls "$kernel"/boot/vmlinuz-* >/dev/null 2>&1 || fetch_kernel
+image() { find "$kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort | head -n 1; }
+
+[ -n "$(image)" ] || fetch_kernel
 
 [ $# -gt 0 ] || set -- sh tools/vm-lane.sh
 script=$(mktemp "${TMPDIR:-/tmp}/mycontainer-vm.XXXXXX") # so that nobody quotes twice
@@ -47,6 +49,6 @@ trap 'rm -f "$script"' EXIT
 printf 'cd %s && %s\n' "$here" "$*" >"$script"
 
 status=0
-timeout "${VM_TIMEOUT:-600}" "$vng" -r "$(ls "$kernel"/boot/vmlinuz-* | head -n 1)" --disable-kvm --force-9p \
+timeout "${VM_TIMEOUT:-600}" "$vng" -r "$(image)" --disable-kvm --force-9p \
     -m 1G --cpus 2 -- "sh $script" </dev/null || status=$?
 exit "$status"
