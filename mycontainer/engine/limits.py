@@ -50,8 +50,9 @@ class Limits:
         return [] if isinstance(self.cgroup, CgroupV1) else [(self.cgroup.path, cgroups.ROOT, True)]
 
     def remove(self) -> None:
-        """Remove the cgroup, and who is left in it."""
-        self.cgroup.remove()
+        """Remove the cgroup, and who is left in it. If they take long to die, the next sweep does it."""
+        with suppress(OSError):
+            self.cgroup.remove()
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
