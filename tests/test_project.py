@@ -213,6 +213,14 @@ def test_no_file_is_large() -> None:
     assert not [str(path) for path in committed_files() if path.stat().st_size > 1_000_000]
 
 
+def test_without_qemu_the_virtual_machine_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+    env = {"PATH": str(tmp_path)}
+    done = subprocess.run([ROOT / "tools" / "test-vm.sh"], env=env, capture_output=True, text=True)
+    assert done.returncode == 77
+    assert done.stdout.startswith("vm: skipped: qemu-system-x86_64 is not installed")
+
+
 # ---- set-up ----------------------------------------------------------------------------------------------
 
 
