@@ -13,7 +13,7 @@ export BROWSER
 .PHONY: help course demo test test-vm soak lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 course: ## JupyterLab on chapter 0; your notebooks are in workspace/
 	@tools/setup.sh

@@ -3,9 +3,9 @@
 A cgroup's directory does not vanish with whoever made it. So it is locked while they live (a lock ends with
 its process, however that ends), and whoever comes next removes what is not locked. man 2 flock.
 
-PID 1 is moved into its cgroup from outside, before exec. clone3(2) with CLONE_INTO_CGROUP would save version 2
-the wait for a grace period (some ms on an idle machine), but asks for the rights of whoever forks: the runner,
-who is nobody out here, gets EACCES.
+PID 1 is moved into its cgroup from outside, before exec. clone3(2) with CLONE_INTO_CGROUP would save the
+wait for a grace period of the kernel (milliseconds on an idle machine), but asks for the rights of whoever
+forks: the runner, who is nobody out here, gets EACCES.
 """
 
 from __future__ import annotations
