@@ -138,12 +138,13 @@ def test_a_quota_is_a_comb(group: Cgroup) -> None:
     group.limit_cpu(20_000, 100_000)
     share, gaps = run(group, hogs.burn, 1.5)[1]
     stat = group.numbers("cpu.stat")
-    assert 0.1 < share < 0.3
+    assert 0.05 < share < 0.3  # on a busy machine less than the quota
     assert stat["nr_throttled"] >= 5
     assert stat["throttled_usec"] > 200_000
     assert max(gaps) > 0.04  # it stood still, rather than ran slowly
     group.limit_cpu(None)
-    assert run(group, hogs.burn, 1)[1][0] > max(0.35, 1.4 * share)
+    assert run(group, hogs.burn, 0.5)[0] == 0
+    assert group.numbers("cpu.stat")["nr_throttled"] <= stat["nr_throttled"] + 1
 
 
 @needs_cgroups
