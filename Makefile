@@ -10,10 +10,10 @@ ADDRESS ?= 127.0.0.1
 export BROWSER
 
 .DEFAULT_GOAL := help
-.PHONY: help course demo test soak lint clean
+.PHONY: help course demo test test-vm soak lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 course: ## JupyterLab on chapter 0; your notebooks are in workspace/
 	@tools/setup.sh
@@ -25,6 +25,10 @@ demo: ## a container seen from inside and from outside, side by side, in seconds
 
 test: ## the linters and all tests, notebooks too: as root (if you are) and as an ordinary user
 	@tools/test.sh
+
+test-vm: ## the tests of cgroup version 2, in a virtual machine (needs qemu; part of `make test` where it is)
+	@tools/setup.sh --tests
+	@tools/test-vm.sh
 
 soak: ## the tests that take long
 	@tools/test.sh --soak

@@ -13,12 +13,19 @@ import termios
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mycontainer import container, images, paths
-from mycontainer.container import Process
 from mycontainer.engine import idmap
 from mycontainer.errors import EXIT_NOT_FOUND, ContainerError, explain
+from mycontainer.spawn import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mycontainer.engine.limits import Limits
 
 NETWORKS = ("none", "host")
-Volume = tuple[str, str, bool]  # (our path, absolute path inside, read-only)
+Volume = container.Volume
+LEAST_MEMORY = 6 << 20  # bytes, as Docker's: with less not even the start succeeds
 
 
 def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
@@ -28,7 +35,8 @@ def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
 
 def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, hostname: str | None = None,
           env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
-          network: str = "none", terminal: int | None = None) -> Process:
+          network: str = "none", terminal: int | None = None, memory: int | None = None,
+          cpus: float | None = None, pids_limit: int | None = None) -> Process:
     """Start a command in a container of its own, and return it running.
 
     The root file system is a throw-away copy of ``image``; or, with image None, the directory ``rootfs``
@@ -36,7 +44,8 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
     the default environment. ``network`` "none" is a loopback device and nothing else, "host" the host's.
     There is always a user namespace, for root too: as long as no capability is dropped (chapter 9), it is
     what keeps root inside from being root out here. ``terminal`` is the descriptor of a pseudo-terminal's
-    inner end, which becomes the command's terminal. Raises ContainerError.
+    inner end, which becomes the command's terminal. ``memory`` (bytes), ``cpus`` and ``pids_limit`` are
+    limits; the cgroup that they take is removed by `Process.wait`. Raises ContainerError.
     """
     _one_of(network, NETWORKS, "network")
     if not argv or not argv[0]:
@@ -49,15 +58,50 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
         raise ContainerError("cannot have a terminal in a root directory of your own", "not built yet",
                              "Leave out -t, or start from an image.")
     root, unpack = _rootfs(rootfs) if image is None else _fresh(image, hostname, workdir, terminal)
+    shown = [_checked_volume(volume) for volume in volumes]
+    limits = _limits(memory, cpus, pids_limit)
+    if limits and "net" in kinds:  # there is a /sys
+        shown = limits.volumes() + shown
     try:
-        return container.start(argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
-                               env={**_environment(hostname), **(env or {})}, uid_map=uid_map,
-                               gid_map=gid_map, volumes=[_checked_volume(volume) for volume in volumes])
+        return _start(limits, argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
+                      env={**_environment(hostname), **(env or {})}, uid_map=uid_map, gid_map=gid_map,
+                      volumes=shown)
     except ContainerError as error:
         if rootfs and not error.hint:
             error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to get "
                           f"to {rootfs}, and finds proc, sys and dev there or may make them.")
         raise
+
+
+def _limits(memory: int | None, cpus: float | None, pids: int | None) -> Limits | None:
+    """The cgroup that is asked for, if any."""
+    there = os.cpu_count() or 1
+    if memory is not None and memory < LEAST_MEMORY:
+        raise ContainerError(f"not enough memory: {memory} bytes", hint="6m is the least.")
+    if cpus is not None and not 0.01 <= cpus <= there:
+        raise ContainerError(f"cannot have {cpus} CPUs", hint=f"From 0.01 to {there}, as many as there are.")
+    if pids is not None and pids <= 0:
+        pids = None
+    if (memory, cpus, pids) == (None, None, None):
+        return None
+    from mycontainer.engine.limits import Limits  # nobody else should pay for loading it
+
+    return Limits(os.urandom(6).hex(), memory, cpus, pids)
+
+
+def _start(limits: Limits | None, argv: Sequence[str], root: str, **how: Any) -> Process:
+    """`container.start` in the cgroup of ``limits``, which goes with the container."""
+    try:
+        process = container.start(argv, root, cgroup=limits.cgroup if limits else None, **how)
+    except BaseException as error:
+        if limits:
+            limits.remove()
+        if isinstance(error, OSError):
+            raise explain("cannot start the container", error) from error
+        raise
+    if limits:
+        process.at_end = limits.remove
+    return process
 
 
 def _fresh(image: str, hostname: str, workdir: str,

@@ -60,6 +60,13 @@ def explain_exec(name: str, error: OSError, exists: bool) -> ContainerError:
 
 # What a call's errno most often means, for people who meet it for the first time.
 _LIKELY_CAUSE = {
+    ("cgroup", errno.EACCES): "This cgroup is not ours. And who moves a process must be allowed to write to "
+                              "cgroup.procs of the nearest cgroup above both places.",
+    ("cgroup", errno.EBUSY): "No internal processes: a cgroup has processes, or passes controllers on to the "
+                             "cgroups below it, never both. Move its processes into one below it first.",
+    ("cgroup", errno.ENOENT): "This cgroup has no such file: its controller is not passed on from above "
+                              "(cgroup.subtree_control), or the kernel does not have it.",
+    ("cgroup", errno.ESRCH): "There is no such process.",
     ("chroot", errno.EPERM): "chroot needs CAP_SYS_CHROOT: be root, or root of a user namespace.",
     ("mount", errno.EPERM): "Mounting needs root in the user namespace that owns this mount namespace; a new "
                             "proc also needs a PID namespace of its own, a new sysfs a network namespace.",

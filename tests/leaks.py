@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mycontainer import cgroups
 from mycontainer.lab.state import sweep
 
 MARKER = "MYCONTAINER_TEST_RUN"  # environment variable that every descendant inherits
@@ -132,12 +133,22 @@ def _cgroup_roots() -> Iterable[Path]:
             where = Path(fields.split()[4])
             yield where / "mycontainer"
             yield from where.glob(f"user.slice/user-{os.getuid()}.slice/*/*/mycontainer*")
+            if rest.startswith("cgroup2") and os.geteuid() and (own := _own_cgroup()) != "/":
+                yield Path(f"{where}{own}")  # if it was delegated, ours are made below it
+
+
+def _own_cgroup() -> str:
+    rows = Path("/proc/self/cgroup").read_text().splitlines()  # man 7 cgroups
+    own = next((row[3:] for row in rows if row.startswith("0::")), "/")
+    return own.removesuffix(f"/{cgroups.LEAF}") or "/"
 
 
 def _cgroup_things() -> Iterable[Thing]:
     for root in _cgroup_roots():
         for directory, _, _ in os.walk(root):
-            yield Thing("cgroup", directory)
+            # Not the standing place, in which every cgroup of ours is made, nor where we were put ourselves.
+            if directory != str(root) and os.path.basename(directory) != cgroups.LEAF:
+                yield Thing("cgroup", directory)
 
 
 def _file_things() -> Iterable[Thing]:

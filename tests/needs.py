@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from mycontainer import cgroups
+from mycontainer.cgroups import Cgroup
+from mycontainer.engine import cgroup_v1
+from mycontainer.errors import ContainerError
+
 
 @functools.cache
 def userns_refusal() -> str:
@@ -58,6 +63,30 @@ def needs_module(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"needs the Python module {name}")
 
 
+@functools.cache
+def cgroups_refusal() -> str:
+    """Why this user cannot make a cgroup and limit something in it; empty when they can. It is tried."""
+    try:
+        group = new_cgroup("trial")
+    except (ContainerError, OSError) as error:
+        return str(error)
+    try:
+        group.limit_memory(64 << 20)
+        group.limit_processes(32)
+        group.limit_cpu(50_000)
+    except OSError as error:
+        return str(error)
+    finally:
+        group.remove()
+    return ""
+
+
+def new_cgroup(name: str) -> Cgroup:
+    """A cgroup of the version that this machine has."""
+    name = f"test-{name}-{os.getpid()}"
+    return cgroup_v1.create(name) if cgroup_v1.in_use() else cgroups.create(name)
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 needs_user = pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user")
 needs_userns = pytest.mark.skipif(bool(userns_refusal()), reason=f"needs user namespaces: {userns_refusal()}")
@@ -67,3 +96,6 @@ needs_subids = pytest.mark.skipif(
 )
 _no_lab = userns_refusal() or ("" if importlib.util.find_spec("ipykernel") else "ipykernel is not installed")
 needs_lab = pytest.mark.skipif(bool(_no_lab), reason=f"needs the lab: {_no_lab}")
+needs_cgroups = pytest.mark.skipif(bool(cgroups_refusal()), reason=f"needs cgroups: {cgroups_refusal()}")
+needs_v1 = pytest.mark.skipif(not cgroup_v1.in_use(), reason="needs a machine with cgroup version 1")
+needs_v2 = pytest.mark.skipif(cgroup_v1.in_use(), reason="needs cgroup version 2: make test-vm has it")

@@ -21,7 +21,16 @@ from mycontainer.cli import run as cli_run
 from mycontainer.cli.options import Command, Option
 from mycontainer.errors import ContainerError
 from mycontainer.images import base
-from needs import needs_lab, needs_root, needs_subids, needs_tool, needs_user, needs_userns
+from needs import (
+    needs_cgroups,
+    needs_lab,
+    needs_root,
+    needs_subids,
+    needs_tool,
+    needs_user,
+    needs_userns,
+    needs_v1,
+)
 
 PROJECT = Path(__file__).parents[1]
 MYCONTAINER = [sys.executable, "-m", "mycontainer.cli.main"]
@@ -638,6 +647,50 @@ def test_wrong_options(line: str) -> None:
     with pytest.raises(ContainerError) as caught:
         TRY.parse([line])
     assert caught.value.hint == "To see what there is: mycontainer try --help"
+
+
+# ---- limits
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("64m", 64 << 20), ("64M", 64 << 20), ("64MiB", 64 << 20), ("64mb", 64 << 20), ("1g", 1 << 30),
+    ("2048", 2048), ("512k", 512 << 10), ("1.5g", 3 << 29), ("10b", 10),
+])
+def test_parse_size(text: str, size: int) -> None:
+    assert cli_run.parse_size(text) == size
+
+
+@pytest.mark.parametrize("option", [
+    ["--memory", "64mm"], ["--memory", ""], ["-m", "1m"], ["--cpus", "half"], ["--cpus", "10000"],
+    ["--cpus", "."], ["--pids-limit", "1.5"], ["--pids-limit", "-2"],
+])
+def test_a_limit_that_makes_no_sense(option: list[str]) -> None:
+    done = mycontainer("run", *option, "busybox", "true")
+    assert done.returncode == 125
+    first, second = done.stderr.splitlines()
+    assert first.startswith("mycontainer: ")
+    assert second.startswith("hint: ")
+
+
+@needs_userns
+@needs_cgroups
+def test_limits_hold_in_there() -> None:
+    eat = "head -c 90m /dev/zero | tail -n 1 >/dev/null"
+    assert mycontainer("run", "-m", "24m", "--pids-limit", "9", "busybox", "sh", "-c", eat).returncode == 137
+    fork = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done"
+    done = mycontainer("run", "--pids-limit", "5", "busybox", "sh", "-c", fork)
+    assert "can't fork" in done.stderr
+    assert mycontainer("run", "--pids-limit", "-1", "busybox", "sh", "-c", f"{fork}; kill -9 $!").stderr == ""
+
+
+@needs_userns
+@needs_user
+@needs_v1
+def test_where_limits_take_root_it_says_so() -> None:
+    done = mycontainer("run", "--memory", "64m", "busybox", "true")
+    assert done.returncode == 125
+    first, second = done.stderr.splitlines()
+    assert first.startswith("mycontainer: cannot make a cgroup: this machine has version 1 of them")
+    assert second.startswith("hint: Be root")
 
 
 # ---- api

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from mycontainer import container, images, namespaces
+from mycontainer import container, images, namespaces, spawn
 from mycontainer.errors import ContainerError
 from mycontainer.images import base
 from needs import needs_root, needs_userns
 
 pytestmark = needs_userns
-Start = Callable[..., container.Process]
+Start = Callable[..., spawn.Process]
 Run = Callable[..., tuple[int, str]]
 
 
@@ -36,7 +36,7 @@ def start(image: str, tmp_path: Path) -> Start:
     mountpoint = tmp_path / "root"
     mountpoint.mkdir()
 
-    def begin(*argv: str, **how: Any) -> container.Process:
+    def begin(*argv: str, **how: Any) -> spawn.Process:
         fresh: dict[str, Any] = {"root": str(mountpoint), "unpack": lambda root: images.unpack(image, root)}
         return container.start(argv, **fresh | how)
     return begin
@@ -256,7 +256,7 @@ def test_a_command_that_changes_its_user_is_ended_too(image: str, tmp_path: Path
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("where", [(namespaces, "write_map"), (container.Process, "__init__")])
+@pytest.mark.parametrize("where", [(namespaces, "write_map"), (spawn.Process, "__init__")])
 def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.MonkeyPatch,
                                              where: tuple[Any, str]) -> None:
     """The others wait for a word that the caller will not say; it must not wait for them."""
@@ -267,7 +267,7 @@ def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.M
         start("sleep", "60")
 
 
-@pytest.mark.parametrize("where", ["namespaces.write_map", "container.Process.__init__"])
+@pytest.mark.parametrize("where", ["namespaces.write_map", "spawn.Process.__init__"])
 def test_the_caller_dies_at_a_meeting_point(image: str, tmp_path: Path, where: str) -> None:
     """The runner waits for its maps, or PID 1 for its go; nobody will ever say it. The leak check looks."""
     at = f"{where} = lambda *_: (print(_[-1], flush=True), os.kill(os.getpid(), 9))\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import sys
 import termios
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 
 from mycontainer import api
 from mycontainer.cli.options import Command, Option
-from mycontainer.container import Process
 from mycontainer.errors import ContainerError
+from mycontainer.spawn import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
@@ -33,6 +34,9 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("volume", "show SRC, a file or directory of yours, as DST inside;\n"
            "ro: read-only (for root: its files are nobody's inside)",
            "SRC:DST[:ro]", "v", many=True),
+    Option("memory", "the most memory, in bytes or with k, m, g: 64m", "SIZE", "m"),
+    Option("cpus", "the most CPU time, as a number of CPUs: 0.5", "NUMBER"),
+    Option("pids-limit", "the most processes (-1: no limit)", "NUMBER"),
     Option("network", "none (default): only a loopback device;\nhost: this machine's", "KIND"),
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
     Option("rm", "always so; accepted for those used to Docker"),
@@ -72,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     wishes: dict[str, object] = {name: given[name][-1] for name in
                                  ("hostname", "workdir", "network", "rootfs") if name in given}
+    wishes |= {name.replace("-", "_"): parse(given[name][-1])
+               for name, parse in LIMITS.items() if name in given}
     wishes["env"] = parse_env(given.get("env", []))
     wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
     if "rootfs" not in wishes and not words:
@@ -86,6 +92,32 @@ def main(arguments: Sequence[str]) -> int:
     if os.isatty(0) and os.isatty(1) and (words or DEFAULT_COMMAND) == DEFAULT_COMMAND:
         print("hint: this sh has no terminal of its own: -it gives it one, with job control", file=sys.stderr)
     return attended(start)
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a number and k, m, g or t: powers of 1024, as Docker has them."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", text.lower())
+    if not found:
+        raise ContainerError(f"not an amount of memory: {text}", hint="Write it as 64m, 1g or in bytes.")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def parse_cpus(text: str) -> float:
+    """A number of CPUs."""
+    if not re.fullmatch(r"\d*\.?\d+", text):
+        raise ContainerError(f"not a number of CPUs: {text}", hint="Write 0.5 for half of one.")
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    """A number of processes."""
+    if not re.fullmatch(r"-1|\d+", text):
+        raise ContainerError(f"not a number of processes: {text}", hint="Write 32, or -1 for no limit.")
+    return int(text)
+
+
+LIMITS: dict[str, Callable[[str], object]] = {
+    "memory": parse_size, "cpus": parse_cpus, "pids-limit": parse_count}
 
 
 def parse_env(texts: Sequence[str], ours: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -6,6 +6,8 @@ The words, in the order of a start:
     launcher JOINED
     doorman  UNSHARED                      my user namespace is made, write its maps
     launcher MAPPED + trees                done; these are the host's directories that the lab may see
+    doorman  ROOTED                        the lab's cgroup namespace is made, take me out of its cgroup
+    launcher TAKEN_OUT
     doorman  RUNNING {init: pid}           the lab is up
     anybody  FAILED {what, reason, hint}   instead of the next word
 """
@@ -22,6 +24,7 @@ from mycontainer.errors import ContainerError, explain
 
 JOINING, JOINED, UNSHARED, MAPPED, RUNNING, FAILED = (
     "joining", "joined", "unshared", "mapped", "running", "failed")
+ROOTED, TAKEN_OUT = "rooted", "taken out"
 BORN, GO = "born", "go"  # between the doorman and those that it forks
 
 

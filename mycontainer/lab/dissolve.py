@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mycontainer import container, images, namespaces
+from mycontainer import container, images, namespaces, spawn
 from mycontainer.engine import idmap
 from mycontainer.errors import ContainerError
 from mycontainer.lab.child import run
@@ -130,7 +130,7 @@ def kinds_of(walls: Iterable[str]) -> tuple[str, ...]:
     return (*kinds, "mnt") if {"root", "pid"} & set(walls) else tuple(kinds)
 
 
-def start(walls: Iterable[str], argv: list[str]) -> container.Process:
+def start(walls: Iterable[str], argv: list[str]) -> spawn.Process:
     """Start a command in a container with these walls, from the base image if it has a root of its own."""
     walls = set(walls)
     uid_map, gid_map = choose_maps()
@@ -176,7 +176,7 @@ def from_outside(pid: int) -> dict[str, int]:
 
 
 @contextmanager
-def _shell(walls: tuple[str, ...]) -> Iterator[tuple[container.Process, Callable[[str], list[str]]]]:
+def _shell(walls: tuple[str, ...]) -> Iterator[tuple[spawn.Process, Callable[[str], list[str]]]]:
     """A shell in such a container, and a function that asks it: words for the shell to lines of output."""
     script, our_end = os.pipe()
     output, their_end = os.pipe()

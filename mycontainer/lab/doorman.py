@@ -138,6 +138,8 @@ def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
             os._exit(code)
     theirs.close()
     ours.expect(channel.UNSHARED)
+    launcher.send(channel.ROOTED)
+    launcher.expect(channel.TAKEN_OUT)
     everybody = [(inside, inside, count) for inside, _, count in namespaces.own_ids("uid_map")]
     every_group = [(inside, inside, count) for inside, _, count in namespaces.own_ids("gid_map")]
     namespaces.write_map(porter, everybody, every_group)
@@ -164,7 +166,7 @@ def _porter(errand: Errand, doorman: Channel) -> int:
     # Inside, PID 1, before pivot_root. Its parent is now the doorman, the nearest subreaper.
     doorman.expect(channel.GO)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    init.finish_root()
+    init.finish_root(errand.payload.own_cgroup)
     init.execute(errand.payload, errand.ends, doorman)
     raise AssertionError("unreachable")
 

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mycontainer import chroot, namespaces, syscalls
+from mycontainer import cgroups, chroot, namespaces, syscalls
 from mycontainer.errors import explain
 from mycontainer.lab import channel, sandbox
 from mycontainer.lab.channel import Channel
@@ -41,6 +41,7 @@ class Payload(NamedTuple):
     workdir: str
     connection: str           # text of the kernel's connection file
     of_host: Sequence[str]    # superblocks that must not be writable
+    own_cgroup: bool          # the cgroup we are in was given to us, with the right to make others below it
 
 
 class Ends(NamedTuple):
@@ -52,12 +53,14 @@ class Ends(NamedTuple):
     log: int        # what the kernel's stderr becomes
 
 
-def finish_root() -> None:
+def finish_root(own_cgroup: bool) -> None:
     """In the lab's own namespaces: what only they can mount; then make all of it the root directory."""
     syscalls.sethostname(sandbox.HOSTNAME)
     namespaces.raise_loopback()
     chroot.make_private()
     chroot.furnish(sandbox.ROOT)
+    if own_cgroup:  # as the root of our cgroup namespace it is all that this shows
+        syscalls.mount("cgroup2", f"{sandbox.ROOT}{cgroups.ROOT}", "cgroup2", chroot.NO_SURPRISES)
     for name in chroot.DEVICES:  # the host's nodes, bound: written to all the same, but not changed
         syscalls.mount_setattr(syscalls.AT_FDCWD, f"{sandbox.ROOT}/dev/{name}", 0, syscalls.MOUNT_ATTR_RDONLY)
     chroot.pivot(sandbox.ROOT)
@@ -83,7 +86,9 @@ def main() -> None:
         with open(text, "rb") as file:
             file.seek(0)
             payload = Payload(*json.load(file))
-        sandbox.assert_throw_away(set(payload.of_host))
+        sandbox.assert_throw_away(set(payload.of_host), [cgroups.ROOT] if payload.own_cgroup else [])
+        if payload.own_cgroup:
+            cgroups.Cgroup(cgroups.ROOT).enable()  # which moves us, and so whoever we start, out of the way
         kernel = start(payload, log, progress) if payload.argv else 0
     except BaseException as error:
         doorman.fail(error)

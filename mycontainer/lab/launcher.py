@@ -62,7 +62,7 @@ class Lab:
         self.for_kernel = bool(argv)
         self.state = State(self.name)
         try:
-            self.limits.prepare(self.announce)
+            self.limits.prepare(self.maps[0][0][1], self.announce)
             self._make_ends(argv, connection)
             self._bring_up()
         except BaseException:
@@ -79,7 +79,8 @@ class Lab:
         self.log = Log(log)
         lifeline, self.lifeline = socket.socketpair()
         payload = init.Payload(sys.executable, argv, self._environment(), self.layout.workdir,
-                               json.dumps(inside), sorted(sandbox.superblocks()))
+                               json.dumps(inside), sorted(sandbox.superblocks()),
+                               bool(self.limits.delegated))
         errand = doorman.Errand(os.getpid(), self.parent, self.layout, payload,
                                 init.Ends(lifeline.fileno(), progress_inside.fileno(), log_inside), listeners,
                                 self.limits.set_own)
@@ -113,6 +114,9 @@ class Lab:
             self.channel.send(channel.MAPPED, trees)
             for fd in trees:
                 os.close(fd)
+            self.channel.expect(channel.ROOTED)
+            self.limits.take_out(self.doorman)
+            self.channel.send(channel.TAKEN_OUT)
         except OSError as error:
             raise explain("cannot start the lab", error) from error
         running = self.channel.expect(channel.RUNNING)[0]
@@ -140,8 +144,8 @@ class Lab:
         env = {name: value for name, value in self._environment().items() if name != "MYCONTAINER_LAB_FD"}
         return {"name": self.name, "launcher": os.getpid(), "server": os.getppid(), "started": time.time(),
                 "init": self.init, "init_started": started(self.init), "for_kernel": self.for_kernel,
-                "cgroups": self.limits.directories, "sockets": self.sockets, "env": env,
-                "workdir": self.layout.workdir}
+                "cgroups": self.limits.directories, "for_guests": self.limits.for_guests(),
+                "sockets": self.sockets, "env": env, "workdir": self.layout.workdir}
 
     def _environment(self) -> dict[str, str]:
         passed = {name: value for name, value in os.environ.items()

@@ -21,6 +21,9 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from mycontainer.cgroups import LEAF, Cgroup, home
+from mycontainer.errors import ContainerError
+
 CGROUPS = "/sys/fs/cgroup"
 OURS = "mycontainer"
 PROCESSES = 1024
@@ -43,10 +46,11 @@ class Limits:
     def __init__(self, name: str) -> None:
         self.name = name
         self.directories: list[str] = []
+        self.delegated = ""  # the cgroup that the lab may do with as it likes; it cannot see the one above
         self.in_force: dict[str, str] = {}
 
-    def prepare(self, announce: Callable[[], None] = lambda: None) -> None:
-        """Make the cgroups, outside and before the lab's first process.
+    def prepare(self, owner: int = 0, announce: Callable[[], None] = lambda: None) -> None:
+        """Make the cgroups, outside and before the lab's first process. ``owner``: who root of the lab is.
 
         ``announce`` is called before the first is made: ``directories`` then holds all that may be made.
         """
@@ -63,6 +67,11 @@ class Limits:
                 pass  # not ours to do on this machine: the next best limit takes its place
         self.directories = [directory for directory in self.directories if os.path.isdir(directory)]
         self.in_force = {**RLIMITS, **self.in_force}
+        if self.directories and os.path.exists(f"{self.directories[0]}/cgroup.controllers"):
+            try:
+                self.delegated = _delegate(Cgroup(self.directories[0]), owner)
+            except OSError:
+                pass  # then the lab has none to play with
 
     def _places(self) -> Iterator[tuple[str, str, str]]:
         """Where limits can be set: (directory to make, file, kind)."""
@@ -74,22 +83,28 @@ class Limits:
                     yield f"{CGROUPS}/{hierarchy}/{OURS}/{self.name}", file, kind
 
     def _places_v2(self) -> Iterator[tuple[str, str, str]]:
-        parent = f"{CGROUPS}/{OURS}" if os.geteuid() == 0 else enter_scope(f"{OURS}-{self.name}.scope")
-        if parent is None:
-            return
+        parent = None if os.geteuid() == 0 else enter_scope(f"{OURS}-{self.name}.scope")
         try:
-            os.makedirs(parent, exist_ok=True)
-            for directory in ([CGROUPS, parent] if os.geteuid() == 0 else [parent]):
-                _write(f"{directory}/cgroup.subtree_control", "+memory +pids")
-        except OSError:
+            parent = parent or home().path
+            Cgroup(parent).enable()
+        except (OSError, ContainerError):
             return
         for file, kind in V2:
             yield f"{parent}/{self.name}", file, kind
 
     def join(self, pid: int) -> None:
         """Put the single-threaded process ``pid`` under the limits; its children follow."""
-        for directory in self.directories:
+        for directory in [self.delegated] if self.delegated else self.directories:
             join(directory, pid)
+
+    def take_out(self, pid: int) -> None:
+        """Take a process that is not the lab's own out of the lab's cgroup, yet not from under the limits."""
+        if self.delegated:
+            join(f"{self.directories[0]}/{LEAF}", pid)
+
+    def for_guests(self) -> list[str]:
+        """The cgroups that a terminal joins. In its own the lab makes room: `Cgroup.enable`."""
+        return [f"{self.delegated}/{LEAF}"] if self.delegated else self.directories
 
     def set_own(self) -> None:
         """Set the rlimits that make up for missing cgroups; called by the lab's first process."""
@@ -101,6 +116,22 @@ class Limits:
         while not (gone := remove(self.directories)) and time.monotonic() < deadline:
             time.sleep(0.01)
         return gone
+
+
+def _delegate(limited: Cgroup, owner: int) -> str:
+    """Make a cgroup below the one with the limits, and give it away; returns its directory.
+
+    What is given is the right to make cgroups in it and to move processes about, not its own limits.
+    Kernel: admin-guide/cgroup-v2.rst, "Model of Delegation".
+    """
+    limited.enable()
+    given = f"{limited.path}/lab"
+    os.mkdir(given)
+    os.mkdir(f"{limited.path}/{LEAF}")
+    if os.geteuid() == 0:
+        for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            os.chown(f"{given}/{name}", owner, -1)
+    return given
 
 
 def enter_scope(unit: str) -> str | None:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mycontainer import container, namespaces, syscalls
+from mycontainer import namespaces, spawn, syscalls
 from mycontainer.errors import ContainerError, explain
 from mycontainer.lab import channel, doorman, launcher, limits, state
 from mycontainer.lab.channel import Channel
@@ -158,7 +158,7 @@ def _guide(lab: Mapping[str, Any], command: Sequence[str], terminal: Channel, pa
     init = os.pidfd_open(lab["init"])
     if not lives(lab):  # a pid is given away again; the descriptor is of the process that we looked at
         raise ContainerError("cannot open a terminal in the lab", "it has ended")
-    limits.join_as_guest(lab["cgroups"], json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
+    limits.join_as_guest(lab["for_guests"], json.loads(lab["env"]["MYCONTAINER_LAB_LIMITS"]))
     join(init)
     syscalls.prctl(PR_SET_DUMPABLE, 0)  # the shell is seen inside before it is one: nobody may look into it
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)  # after the change of user, which clears it
@@ -228,7 +228,7 @@ def _become_shell(own: int, lab: Mapping[str, Any], command: Sequence[str]) -> N
     except OSError:
         os.chdir("/")
     shell = next((one for one in SHELLS if os.access(one, os.X_OK)), SHELLS[-1])
-    container.execute(list(command) or [shell], {**lab["env"], **names, "SHELL": shell})
+    spawn.execute(list(command) or [shell], {**lab["env"], **names, "SHELL": shell})
 
 
 def prompt() -> dict[str, str]:

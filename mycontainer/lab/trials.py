@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from mycontainer import chroot, container, namespaces, syscalls
+from mycontainer import chroot, namespaces, spawn, syscalls
 from mycontainer.engine import idmap
 from mycontainer.errors import ContainerError
 from mycontainer.lab.limits import Limits
@@ -31,7 +31,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # a user's PATH often lacks sbin
 def inside(work: Callable[[], None], *kinds: str, all_ids: bool = False) -> None:
     """Do ``work`` as root in new namespaces of these kinds; its failure is ours."""
     maps = idmap.choose_maps() if all_ids or os.geteuid() == 0 else one_id()
-    code = container.spawn(work, kinds, *maps).wait()
+    code = spawn.spawn(work, kinds, *maps).wait()
     if code:
         raise ContainerError("it ended too early", f"exit code {code}")
 
