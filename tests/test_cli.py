@@ -462,9 +462,10 @@ def alive(marker: str) -> list[str]:
 
 @needs_userns
 def test_kill_9_at_any_moment_leaves_nothing() -> None:
+    name = f"killed-{os.getpid()}"  # the same each time: nobody who is dead keeps a name
     for number in range(12):
         marker = f"{60 + number}.{os.getpid()}"
-        process = subprocess.Popen([*MYCONTAINER, "run", "busybox", "sleep", marker])
+        process = subprocess.Popen([*MYCONTAINER, "run", "--name", name, "busybox", "sleep", marker])
         time.sleep(number * 0.012)
         process.kill()
         process.wait()
@@ -472,7 +473,7 @@ def test_kill_9_at_any_moment_leaves_nothing() -> None:
         while (left := alive(marker)) and time.monotonic() < until:
             time.sleep(0.01)
         assert left == [], f"killed after {number * 12} ms"
-    assert "busybox" not in mycontainer("ps", "-a").stdout, "the next command finds nobody, and clears up"
+    assert name not in mycontainer("ps", "-a").stdout, "the next command finds nobody, and clears up"
 
 
 # ---- a terminal of its own
