@@ -414,12 +414,13 @@ def test_in_the_lab_it_all_works_and_ends_with_the_lab() -> None:
         mycontainer run -d --name web busybox sh -c 'echo hi; exec sleep 61.5' >/dev/null
         mycontainer run -d --name stays busybox sleep 62.5 >/dev/null
         mycontainer ps | grep -c 'Up .* web$'
-        mycontainer logs web
+        until mycontainer logs web | grep hi; do sleep 0.1; done
         mycontainer stop -t 0 web
         mycontainer ps -a | grep -o 'Exited (137)'
         mycontainer rm web"""
     argv = [*MYCONTAINER, "lab", "env", f"PYTHON={sys.executable}", "sh", "-c", script]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    env = {**os.environ, "JUPYTER_SERVER_URL": "none"}  # a lab of our own, and not one that happens to run
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env=env)
     assert done.stdout.split("\n") == ["1", "hi", "web", "Exited (137)", "web", ""], done.stderr
     assert eventually(lambda: not any(cmdline(pid) == "sleep 62.5" for pid in os.listdir("/proc")))
     with pytest.raises(ContainerError):
