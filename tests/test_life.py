@@ -129,7 +129,7 @@ def test_its_supervisor_holds_nothing_of_the_callers(name: str, tmp_path: Path) 
 
 
 def test_inside_it_is_as_in_the_foreground(name: str) -> None:
-    look = ("id -u; hostname | wc -c; pwd; umask; ls /proc/1/fd | xargs; "
+    look = ("id -u; hostname | wc -c; pwd; umask; ls /proc/1/fd; "
             "grep -E '^(Sig(Blk|Ign|Cgt)|Cap|NoNewPrivs|Seccomp)' /proc/1/status; "
             "env | sort | grep -v HOSTNAME")
     foreground = mycontainer("run", "busybox", "sh", "-c", look, stdin=subprocess.DEVNULL)
@@ -390,11 +390,15 @@ def test_kill_9_of_the_caller_at_any_moment(name: str) -> None:
         time.sleep(0.03 + number * 0.008)
         process.kill()
         process.wait()
-        time.sleep(0.1)
-        running = [pid for pid in os.listdir("/proc") if cmdline(pid) == f"sleep {marker}"]
-        assert bool(running) == bool(ps(name)), f"killed after {number * 8} ms"
+        command = f"sleep {marker}"
+        assert eventually(lambda: bool(running(command)) == bool(ps(name))), f"killed after {number * 8} ms"
         mycontainer("rm", "-f", name)
-        assert gone(*map(int, running))
+        assert eventually(lambda: not running(command))
+
+
+def running(command: str) -> list[str]:
+    """The pids of those who run this command line."""
+    return [pid for pid in os.listdir("/proc") if cmdline(pid) == command]
 
 
 def cmdline(pid: str) -> str:
@@ -422,6 +426,6 @@ def test_in_the_lab_it_all_works_and_ends_with_the_lab() -> None:
     env = {**os.environ, "JUPYTER_SERVER_URL": "none"}  # a lab of our own, and not one that happens to run
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env=env)
     assert done.stdout.split("\n") == ["1", "hi", "web", "Exited (137)", "web", ""], done.stderr
-    assert eventually(lambda: not any(cmdline(pid) == "sleep 62.5" for pid in os.listdir("/proc")))
+    assert eventually(lambda: not running("sleep 62.5"))
     with pytest.raises(ContainerError):
         state.find("stays")

@@ -10,10 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from mycontainer.cli.options import Command, Option
 from mycontainer.engine import state
-from mycontainer.engine.state import Container
+from mycontainer.engine.state import Container, NotRunning
 from mycontainer.errors import ContainerError
 
 GRACE = 10  # seconds from SIGTERM to SIGKILL, as Docker's
@@ -137,7 +138,8 @@ def stop(arguments: Sequence[str]) -> int:
             if grace and one.ignores(signal.SIGTERM):
                 hint(f"process 1 of {one.name} has no handler for SIGTERM and will not hear it: "
                      f"SIGKILL follows after {grace} s (-t 0: at once)")
-            one.signal(signal.SIGTERM if grace else signal.SIGKILL)
+            with suppress(NotRunning):
+                one.signal(signal.SIGTERM if grace else signal.SIGKILL)
 
     def finish(one: Container) -> None:
         if one.wait(max(0, until - time.monotonic())) is None:
@@ -179,11 +181,8 @@ def wait(arguments: Sequence[str]) -> int:
 
 def end(one: Container) -> None:
     """SIGKILL; returns when its keeper has cleared up."""
-    try:
+    with suppress(NotRunning):  # it has just ended, and its keeper is still busy with that
         one.signal(signal.SIGKILL)
-    except ContainerError:
-        if one.alive:  # not only ended this very moment
-            raise
     if one.wait(DEATH) is None:
         raise ContainerError(f"cannot end {one.name}", f"still there {DEATH} seconds after SIGKILL",
                              exit_code=state.EXIT_FAILED)

@@ -37,6 +37,13 @@ UNKNOWN = "unknown"          # instead of an exit code that nobody saw
 EXIT_FAILED = 1              # what a verb ends with that fails, as Docker's do
 
 
+class NotRunning(ContainerError):
+    """There is no process 1 that could be signalled."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not running", exit_code=EXIT_FAILED)
+
+
 class Record:
     """The container that we look after ourselves: reserved, then running, then ended."""
 
@@ -103,7 +110,7 @@ class Container:
         try:
             signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:  # it ended this very moment
-            raise self._not_running() from None
+            raise NotRunning(self.name) from None
         except PermissionError as error:
             raise explain(f"cannot signal {self.name}", error) from error
         finally:
@@ -112,17 +119,17 @@ class Container:
     def pidfd(self) -> int:
         """A descriptor of PID 1. man 2 pidfd_open."""
         if not self.alive:
-            raise self._not_running()
+            raise NotRunning(self.name)
         if self._place != place():
             raise ContainerError(f"cannot reach {self.name}", "it was started in another PID namespace",
                                  exit_code=EXIT_FAILED)
         try:
             pidfd = os.pidfd_open(self.pid)
         except (OSError, ValueError):
-            raise self._not_running() from None
+            raise NotRunning(self.name) from None
         if started(self.pid) != self._pid_started:  # the pid was given away again before we had it in hand
             os.close(pidfd)
-            raise self._not_running()
+            raise NotRunning(self.name)
         return pidfd
 
     def ignores(self, number: int) -> bool:
@@ -159,9 +166,6 @@ class Container:
                 raise ContainerError(f"cannot remove {self.name}", "it is running",
                                      "Stop it first, or: mycontainer rm -f", EXIT_FAILED)
             _remove(self.path, self.name)
-
-    def _not_running(self) -> ContainerError:
-        return ContainerError(f"{self.name} is not running", exit_code=EXIT_FAILED)
 
 
 # ---- finding them
