@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mycontainer import cgroups
+from mycontainer import cgroups, paths
 from mycontainer.cli import containers as verbs
 from mycontainer.engine import cgroup_v1, log, state
 from mycontainer.engine.state import Container
@@ -381,19 +381,20 @@ def test_supervisor_and_runner_killed_at_once(name: str) -> None:
     assert gone(one.pid)
 
 
-def test_kill_9_of_the_caller_at_any_moment(name: str) -> None:
+@pytest.mark.parametrize("moment", range(10))
+def test_kill_9_of_the_caller_at_any_moment(moment: int, name: str) -> None:
     """Either it has not come so far, or the container runs and is listed: never is it nobody's."""
-    for number in range(12):
-        marker = f"{60 + number}.{os.getpid()}"
-        argv = [*MYCONTAINER, "run", "-d", "--name", name, "busybox", "sleep", marker]
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-        time.sleep(0.03 + number * 0.008)
-        process.kill()
-        process.wait()
-        command = f"sleep {marker}"
-        assert eventually(lambda: bool(running(command)) == bool(ps(name))), f"killed after {number * 8} ms"
-        mycontainer("rm", "-f", name)
-        assert eventually(lambda: not running(command))
+    marker = f"{60 + moment}.{os.getpid()}"
+    argv = [*MYCONTAINER, "run", "-d", "--name", name, "busybox", "sleep", marker]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    time.sleep(0.03 + moment * 0.009)
+    process.kill()
+    process.wait()
+    reserved = Path(paths.runtime_dir(), "names", name)
+    assert eventually(lambda: ps(name) or not reserved.is_symlink())
+    assert bool(running(f"sleep {marker}")) == bool(ps(name)) == reserved.is_symlink()
+    mycontainer("rm", "-f", name)
+    assert eventually(lambda: not running(f"sleep {marker}"))
 
 
 def running(command: str) -> list[str]:

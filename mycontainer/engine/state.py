@@ -190,8 +190,10 @@ def find(word: str) -> Container:
             raise ContainerError(f"which container? {len(found)} ids begin with {word}",
                                  hint="Give more of it, or the name.", exit_code=EXIT_FAILED)
         facts = _read_facts(found[0]) if found else None
-    if facts is None:  # or it is only just being started
+    if not found:
         raise no_such(word)
+    if facts is None:
+        raise ContainerError(f"{word} is only just being started", exit_code=EXIT_FAILED)
     return Container(found[0], facts)
 
 
