@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mycontainer.engine.limits import Limits
+    from mycontainer.engine.state import Container
 
 NETWORKS = ("none", "host")
 Volume = container.Volume
@@ -71,6 +72,19 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
             error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to get "
                           f"to {rootfs}, and finds proc, sys and dev there or may make them.")
         raise
+
+
+def execute(one: Container, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
+            workdir: str | None = None, terminal: int | None = None) -> Process:
+    """Start one more command in a container that runs (`state.find`), with its environment, limits and all.
+
+    ``env`` is added; the others are as for `start`. Raises ContainerError.
+    """
+    from mycontainer.engine import join
+
+    return join.start(one, argv, {**_environment(one.hostname), **one.env, **(env or {})},
+                      _absolute(workdir or one.workdir, "working directory"),
+                      None if terminal is None else lambda: _take(terminal))
 
 
 def _limits(memory: int | None, cpus: float | None, pids: int | None) -> Limits | None:

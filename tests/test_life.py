@@ -21,6 +21,7 @@ from mycontainer.engine.state import Container
 from mycontainer.errors import ContainerError
 from mycontainer.images import base
 from needs import needs_cgroups, needs_lab, needs_userns
+from test_cli import drive
 
 pytestmark = needs_userns
 
@@ -332,6 +333,80 @@ def test_a_chatty_one_fills_no_disk_and_is_not_held_up(name: str) -> None:
     size = sum(file.stat().st_size for file in Path(one.path).glob("log*"))
     assert log.LIMIT < size < 3 * log.LIMIT
     assert mycontainer("logs", "-n", "1", name).stdout == "end\n"
+
+
+# ---- exec
+
+def test_exec_is_one_more_process_in_there(name: str) -> None:
+    one = detached(name, LOOP, "-e", "A=1", "-w", "/tmp")
+    look = "id -u; pwd; echo $A $B; hostname; ls /proc/self/fd; for n in cgroup ipc mnt net pid user uts; do "
+    look += "readlink /proc/$$/ns/$n; done; cat /proc/self/uid_map"
+    done = mycontainer("exec", "-e", "B=2", name, "sh", "-c", look)
+    lines = done.stdout.splitlines()
+    assert lines[:8] == ["0", "/tmp", "1 2", one.id[:12], "0", "1", "2", "3"]  # 3: of ls
+    assert lines[8:15] == [os.readlink(f"/proc/{one.pid}/ns/{kind}")
+                           for kind in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")]
+    assert lines[15].split() == Path(f"/proc/{one.pid}/uid_map").read_text().split()[:3]
+    assert "sh -c while" in mycontainer("exec", name, "ps").stdout
+
+
+@pytest.mark.parametrize(("words", "code", "line"), [
+    (["sh", "-c", "exit 7"], 7, ""), (["sh", "-c", "kill -9 $$"], 137, ""),
+    (["nope"], 127, "cannot run nope: no such command in the PATH of the container"),
+    (["/etc"], 126, "cannot run /etc: Permission denied"),
+    ([], 125, "which command?"),
+])
+def test_exec_ends_as_its_command(words: list[str], code: int, line: str, name: str) -> None:
+    detached(name, LOOP)
+    done = mycontainer("exec", name, *words)
+    assert done.returncode == code
+    assert done.stderr.splitlines()[:1] == ([f"mycontainer: {line}"] if line else [])
+
+
+def test_exec_passes_input_and_signals_and_ends_with_the_container(name: str) -> None:
+    detached(name, LOOP)
+    assert mycontainer("exec", "-i", name, "cat", input="through\n").stdout == "through\n"
+    script = f'trap "echo got it; exit 9" TERM; echo ready; {LOOP}'
+    for end, code in ((lambda process: process.terminate(), 9),
+                      (lambda process: mycontainer("stop", "-t", "0", name), 137)):
+        argv = [*MYCONTAINER, "exec", name, "sh", "-c", script]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            end(process)
+            assert process.wait(5) == code
+    done = mycontainer("exec", name, "true")
+    assert (done.returncode, done.stderr) == (1, f"mycontainer: {name} is not running\n")
+
+
+def test_exec_on_a_terminal(name: str) -> None:
+    detached(name, LOOP)
+    code, shown = drive("exec", "-it", name, "sh", steps=[("# ", b"[ -t 0 ] && exit 5\n")])
+    assert code == 5, shown
+
+
+def test_kill_9_of_exec_leaves_nothing_of_it(name: str) -> None:
+    detached(name, LOOP)
+    marker = f"59.{os.getpid()}"
+    with subprocess.Popen([*MYCONTAINER, "exec", name, "sleep", marker]) as process:
+        assert eventually(lambda: running(f"sleep {marker}"))
+        process.kill()
+    assert eventually(lambda: not running(f"sleep {marker}"))
+    assert ps(name)[4].startswith("Up ")
+
+
+@needs_cgroups
+def test_exec_shares_the_limits(name: str) -> None:
+    one = detached(name, LOOP, "--pids-limit", "12")
+    place = next(place for place in cgroups_of(one) if (place / "pids.max").exists())
+    marker = f"58.{os.getpid()}"
+    process = subprocess.Popen([*MYCONTAINER, "exec", name, "sleep", marker])
+    try:
+        assert eventually(lambda: running(f"sleep {marker}"))
+        assert running(f"sleep {marker}")[0] in (place / "cgroup.procs").read_text().split()
+    finally:
+        process.kill()
+        process.wait()
 
 
 # ---- kill -9

@@ -23,6 +23,7 @@ Commands:
            run a command in a container; with -d in the background
   ps       list the containers that run; -a: those that have ended, too
   logs     show what a container has written
+  exec     run one more command in a container: exec -it NAME sh
   stop     end containers: SIGTERM, and SIGKILL after a while
   kill     send a signal to containers
   wait     wait until containers have ended, and print their exit codes
@@ -67,6 +68,12 @@ def logs(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def execute(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.execute import main
+
+    return main(arguments)
+
+
 def demo(arguments: Sequence[str]) -> int:
     from mycontainer.cli.demo import main
 
@@ -104,13 +111,13 @@ def doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run, **{name: _verb(name) for name in ("ps", "stop", "kill", "wait", "rm")}, "logs": logs,
-    "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
+    "exec": execute, "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
 }
 
 
 # Docker's words that this does not have yet: the chapter that brings them.
 LATER = {
-    **dict.fromkeys(("exec", "attach", "start", "create", "top", "inspect", "stats", "pause", "unpause",
+    **dict.fromkeys(("attach", "start", "create", "top", "inspect", "stats", "pause", "unpause",
                      "restart"), 7),
     **dict.fromkeys(("pull", "push", "build", "tag", "save", "load", "rmi", "history", "import"), 8),
     **dict.fromkeys(("commit", "diff", "cp", "volume"), 4), "network": 5, "port": 5, "compose": 12,

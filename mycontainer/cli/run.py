@@ -101,7 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     def start(terminal: int | None = None) -> Process:
         process = api.start(image, command, terminal=terminal, **wishes)  # type: ignore[arg-type]
         try:
-            record.runs(process.pid, image=image or wishes["rootfs"], command=command)
+            record.runs(process.pid, image=image or wishes["rootfs"], command=command, env=wishes["env"],
+                        workdir=wishes.get("workdir", "/"), hostname=wishes["hostname"])
         except BaseException:
             process.kill()
             process.wait()

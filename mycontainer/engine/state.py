@@ -52,7 +52,7 @@ class Record:
         self.lock, self.remove_at_end = lock, remove_at_end
 
     def runs(self, pid: int, **facts: Any) -> None:
-        """Tell what runs as ``pid``. Facts: ``image``, ``command`` (a list), ``ports`` (text for `ps`)."""
+        """Tell what runs as ``pid``. The facts are what `Container` reads, as values of JSON's types."""
         facts |= {"id": self.id, "name": self.name, "created": self.created, "pid": pid,
                   "pid_started": started(pid), "place": place(), "keeper": os.getpid()}
         new = f"{self.path}/state.json.new"
@@ -88,6 +88,9 @@ class Container:
         self.name: str = facts.get("name", self.id[:12])
         self.image: str = facts.get("image", "")
         self.command: list[str] = facts.get("command", [])
+        self.env: dict[str, str] = facts.get("env", {})  # what was asked for on top of the usual
+        self.hostname: str = facts.get("hostname", "")
+        self.workdir: str = facts.get("workdir", "/")
         self.ports: str = facts.get("ports", "")
         self.created: float = facts.get("created", 0.0)  # seconds since 1970
         self.pid: int = facts.get("pid", 0)              # PID 1 of the container, as seen out here
