@@ -13,6 +13,7 @@ what is left to clear up then. man 3 daemon.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,8 +49,8 @@ def detach(record: Record, start: Callable[[], Process]) -> None:
     os.close(tell)
     record.let_go()
     os.waitpid(child, 0)
-    with open(hear, "rb") as answer:
-        said = answer.read()
+    said = os.read(hear, select.PIPE_BUF)  # one write is one read; an end of file if it was killed before
+    os.close(hear)
     if said != RUNS:
         code, what, reason, hint = [*said.decode(errors="surrogateescape").split("\t"), "", "", ""][:4]
         if not what:
@@ -114,4 +115,5 @@ def _tell_failure(tell: int, error: BaseException) -> None:
     told = error if isinstance(error, ContainerError) else explain("cannot start the container", error)
     words = (str(told.exit_code), told.what, told.reason, told.hint)
     with suppress(OSError):
-        os.write(tell, "\t".join(" ".join(word.split()) for word in words).encode(errors="surrogateescape"))
+        text = "\t".join(" ".join(word.split()) for word in words).encode(errors="surrogateescape")
+        os.write(tell, text[:select.PIPE_BUF])
