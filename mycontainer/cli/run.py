@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
     from types import FrameType
 
+    from mycontainer.engine.ports import Port
+
 RUN = Command(
     "mycontainer run [OPTIONS] IMAGE [COMMAND [ARGUMENTS...]]",
     """\
@@ -37,7 +39,13 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("memory", "the most memory, in bytes or with k, m, g: 64m", "SIZE", "m"),
     Option("cpus", "the most CPU time, as a number of CPUs: 0.5", "NUMBER"),
     Option("pids-limit", "the most processes (-1: no limit)", "NUMBER"),
-    Option("network", "none (default): only a loopback device;\nhost: this machine's", "KIND"),
+    Option("publish", "lead callers of port HOST to PORT inside: 8080:80, 53:53/udp.\n"
+           "Only callers on this machine; 0.0.0.0:8080:80 lets in all who\n"
+           "can reach it (Docker always does)", "[HOST:]PORT", "p", many=True),
+    Option("network", "none (default): only a loopback device; host: this machine's;\n"
+           "container:NAME: that one's; any other NAME: a network that all\n"
+           "who name it share (with -p: bridge)", "NAME"),
+    Option("name", "the name by which others of its network find it", "NAME"),
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
     Option("rm", "always so; accepted for those used to Docker"),
     Option("interactive", "always so: the command reads your input", letter="i"),
@@ -55,8 +63,8 @@ Examples:
     later={
         **dict.fromkeys(("-m", "--memory", "--memory-swap", "--cpus", "--cpu-shares", "--pids-limit"), 3),
         **dict.fromkeys(("--read-only", "--mount", "--tmpfs"), 4),
-        **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--dns", "--ip", "--link"), 5),
-        **dict.fromkeys(("-d", "--detach", "--name", "--restart", "--init", "-l", "--label"), 7),
+        **dict.fromkeys(("-P", "--publish-all"), 8),
+        **dict.fromkeys(("-d", "--detach", "--restart", "--init", "-l", "--label"), 7),
         **dict.fromkeys(("--entrypoint", "--pull", "--platform"), 8),
         **dict.fromkeys(("-u", "--user", "--cap-add", "--cap-drop", "--privileged", "--security-opt"), 9),
     })
@@ -75,11 +83,12 @@ def main(arguments: Sequence[str]) -> int:
         print(RUN.help(), end="")
         return 0
     wishes: dict[str, object] = {name: given[name][-1] for name in
-                                 ("hostname", "workdir", "network", "rootfs") if name in given}
+                                 ("hostname", "workdir", "network", "name", "rootfs") if name in given}
     wishes |= {name.replace("-", "_"): parse(given[name][-1])
                for name, parse in LIMITS.items() if name in given}
     wishes["env"] = parse_env(given.get("env", []))
     wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
+    wishes |= {"publish": given.get("publish", []), "tell_ports": tell_ports}
     if "rootfs" not in wishes and not words:
         raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
     image = None if "rootfs" in wishes else words.pop(0)
@@ -140,6 +149,15 @@ def parse_volume(text: str) -> api.Volume:
     if not source or not inside or mode not in ("ro", "rw"):
         raise ContainerError(f"not a volume: {text}", hint="Write SRC:DST or SRC:DST:ro.")
     return source, inside, mode == "ro"
+
+
+def tell_ports(ports: Sequence[Port]) -> None:
+    """Say which port was chosen, where that was left to us."""
+    for port in ports:
+        if port.chosen:
+            address = f"[{port.addresses[0]}]" if ":" in port.addresses[0] else port.addresses[0]
+            print(f"mycontainer: {address}:{port.outside} leads to {port.inside}/{port.protocol}",
+                  file=sys.stderr)
 
 
 def on_own_terminal(start: Callable[[int], Process]) -> int:
