@@ -28,6 +28,7 @@ PREFIX, PREFIX6 = 16, 64
 FIRST, LAST = 2, 65534  # number 1 is the router's, 65535 means everybody
 LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 NO_NAMES = "# No name server: containers of this network are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+GONE = ".gone-"  # what is being removed is called so: no network's name begins with a dot
 WALK = 0o711  # root of a container is a stranger out here, and must walk through to its files
 
 
@@ -153,7 +154,14 @@ class Network:
         if self.leases():
             self.write_files()
         else:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the directory. First out of the way, all at once: others are making it anew already."""
+        gone = os.path.join(os.path.dirname(self.path), f"{GONE}{os.urandom(6).hex()}")
+        with suppress(FileNotFoundError):
+            os.rename(self.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def write_files(self) -> None:
         """Tell everybody who is there, in the very file that the containers have mounted."""
@@ -168,10 +176,13 @@ def sweep() -> None:
     """Remove what networks have left behind whose members all died without a word."""
     home = os.path.join(paths.runtime_dir(), "networks")
     for name in os.listdir(home) if os.path.isdir(home) else ():
+        if name.startswith(GONE):  # somebody was killed while removing it
+            shutil.rmtree(os.path.join(home, name), ignore_errors=True)
+            continue
         network = Network(name)
         with network.locked():
             if not network.leases():
-                shutil.rmtree(network.path, ignore_errors=True)
+                network.remove()
 
 
 def start_of(pid: int) -> int:
