@@ -202,8 +202,11 @@ def parse_volume(text: str) -> api.Volume:
 
 def pid_of(word: str) -> int:
     """Process 1 of a container that runs."""
-    one = state.find(word)
-    os.close(one.pidfd())
+    try:
+        one = state.find(word)
+        os.close(one.pidfd())
+    except ContainerError as error:
+        raise ContainerError(f"cannot use the network container:{word}", str(error), error.hint) from None
     return one.pid
 
 
