@@ -12,7 +12,7 @@ import os
 import termios
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from mycontainer import container, images, paths
+from mycontainer import container, images, namespaces, paths
 from mycontainer.engine import idmap
 from mycontainer.errors import EXIT_NOT_FOUND, ContainerError, explain
 from mycontainer.spawn import Process
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mycontainer.engine.limits import Limits
+    from mycontainer.engine.ports import Port
+    from mycontainer.engine.router import Plug
+    from mycontainer.engine.state import Container
 
-NETWORKS = ("none", "host")
+OF_ANOTHER = "container:"  # the network of another container: container:NAME
 Volume = container.Volume
 LEAST_MEMORY = 6 << 20  # bytes, as Docker's: with less not even the start succeeds
 
@@ -35,25 +38,36 @@ def run(image: str | None, argv: Sequence[str], **wishes: object) -> int:
 
 def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, hostname: str | None = None,
           env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
-          network: str = "none", terminal: int | None = None, memory: int | None = None,
-          cpus: float | None = None, pids_limit: int | None = None) -> Process:
+          network: str = "", publish: Iterable[str] = (), name: str | None = None, mtu: int = 1500,
+          find_pid: Callable[[str], int] | None = None,
+          tell_ports: Callable[[list[Port]], object] | None = None, terminal: int | None = None,
+          memory: int | None = None, cpus: float | None = None, pids_limit: int | None = None) -> Process:
     """Start a command in a container of its own, and return it running.
 
     The root file system is a throw-away copy of ``image``; or, with image None, the directory ``rootfs``
     itself, whose changes stay. ``hostname`` is by default a random id, as Docker's; ``env`` is added to
-    the default environment. ``network`` "none" is a loopback device and nothing else, "host" the host's.
+    the default environment. ``network`` "none", the default, is a loopback device and nothing else, "host"
+    the host's, "container:NAME" that of another (``find_pid`` tells a container's pid), and any other word
+    the network of that name, made if it is not there: "bridge" is the default with ``publish``. Those are
+    ports as Docker writes them; ``tell_ports`` is called with what they are then. In a network others find
+    this container by its host name and by ``name``; and *this process moves into it for good*
+    (engine/router.py), so it must be one that starts a single container. ``mtu`` is in bytes.
     There is always a user namespace, for root too: as long as no capability is dropped (chapter 9), it is
     what keeps root inside from being root out here. ``terminal`` is the descriptor of a pseudo-terminal's
     inner end, which becomes the command's terminal. ``memory`` (bytes), ``cpus`` and ``pids_limit`` are
     limits; the cgroup that they take is removed by `Process.wait`. Raises ContainerError.
     """
-    _one_of(network, NETWORKS, "network")
+    publish = list(publish)
+    network = network or ("bridge" if publish else "none")
+    if publish and not _is_bridged(network):
+        raise ContainerError(f"cannot publish a port with the network {network}",
+                             hint="Leave --network out, or give the name of a network: --network bridge.")
     if not argv or not argv[0]:
         raise ContainerError("cannot run nothing", "the command has no name", exit_code=EXIT_NOT_FOUND)
     hostname = _checked_hostname(hostname or os.urandom(6).hex())
     workdir = _absolute(workdir, "working directory")
-    kinds = [kind for kind in container.KINDS if (kind, network) != ("net", "host")]
-    uid_map, gid_map = idmap.choose_maps()
+    own_net = network == "none" or _is_bridged(network)
+    kinds = [kind for kind in container.KINDS if kind != "net" or own_net]
     if image is None and terminal is not None:
         raise ContainerError("cannot have a terminal in a root directory of your own", "not built yet",
                              "Leave out -t, or start from an image.")
@@ -62,15 +76,57 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
     limits = _limits(memory, cpus, pids_limit)
     if limits and "net" in kinds:  # there is a /sys
         shown = limits.volumes() + shown
+    root_outside = idmap.choose_maps()[0][0][1]
     try:
-        return _start(limits, argv, root, kinds=kinds, unpack=unpack, workdir=workdir, hostname=hostname,
-                      env={**_environment(hostname), **(env or {})}, uid_map=uid_map, gid_map=gid_map,
-                      volumes=shown)
-    except ContainerError as error:
-        if rootfs and not error.hint:
-            error.hint = (f"Root of the container is user {uid_map[0][1]} out here, who must be able to get "
+        plug = _join(network, [name or hostname, hostname], publish, mtu, find_pid)
+        process = _start(limits, plug, argv, root, kinds=kinds, unpack=unpack, workdir=workdir,
+                         hostname=hostname, env={**_environment(hostname), **(env or {})}, volumes=shown)
+        if plug and tell_ports:
+            tell_ports(plug.published)
+        return process
+    except BaseException as error:
+        if limits:
+            limits.remove()
+        if isinstance(error, ContainerError) and rootfs and not error.hint:
+            error.hint = (f"Root of the container is user {root_outside} out here, who must be able to get "
                           f"to {rootfs}, and finds proc, sys and dev there or may make them.")
         raise
+
+
+def _is_bridged(network: str) -> bool:
+    return network not in ("none", "host") and not network.startswith(OF_ANOTHER)
+
+
+def _join(network: str, names: Sequence[str], publish: Sequence[str], mtu: int,
+          find_pid: Callable[[str], int] | None) -> Plug | None:
+    """Enter the network that is asked for, where that is one to enter."""
+    if _is_bridged(network):
+        from mycontainer.engine.router import Plug
+
+        return Plug(network, names, publish, mtu)
+    if network.startswith(OF_ANOTHER):
+        if find_pid is None:
+            raise ContainerError(f"cannot use the network {network}", "nobody here knows containers by name",
+                                 "To share one with others: --network NAME, the same for all.")
+        try:
+            namespaces.enter(find_pid(network.removeprefix(OF_ANOTHER)), ["net"] if os.geteuid() == 0
+                             else ["user", "net"])
+        except OSError as error:
+            raise explain(f"cannot enter the network of {network}", error) from error
+    return None
+
+
+def execute(one: Container, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
+            workdir: str | None = None, terminal: int | None = None) -> Process:
+    """Start one more command in a container that runs (`state.find`), with its environment, limits and all.
+
+    ``env`` is added; the others are as for `start`. Raises ContainerError.
+    """
+    from mycontainer.engine import join
+
+    return join.start(one, argv, {**_environment(one.hostname), **one.env, **(env or {})},
+                      _absolute(workdir or one.workdir, "working directory"),
+                      None if terminal is None else lambda: _take(terminal))
 
 
 def _limits(memory: int | None, cpus: float | None, pids: int | None) -> Limits | None:
@@ -89,18 +145,28 @@ def _limits(memory: int | None, cpus: float | None, pids: int | None) -> Limits 
     return Limits(os.urandom(6).hex(), memory, cpus, pids)
 
 
-def _start(limits: Limits | None, argv: Sequence[str], root: str, **how: Any) -> Process:
-    """`container.start` in the cgroup of ``limits``, which goes with the container."""
+def _start(limits: Limits | None, plug: Plug | None, argv: Sequence[str], root: str,
+           volumes: Sequence[Volume], **how: Any) -> Process:
+    """`container.start` in the cgroup of ``limits`` and with the cable of ``plug``, which go with it."""
+    uid_map, gid_map = idmap.choose_maps()  # here: in a network an ordinary user is root of a user namespace
     try:
-        process = container.start(argv, root, cgroup=limits.cgroup if limits else None, **how)
+        process = container.start(argv, root, cgroup=limits.cgroup if limits else None,
+                                  connect=plug.connect if plug else None, uid_map=uid_map, gid_map=gid_map,
+                                  volumes=[*(plug.volumes() if plug else []), *volumes], **how)
     except BaseException as error:
-        if limits:
-            limits.remove()
+        if plug:
+            plug.leave()
         if isinstance(error, OSError):
             raise explain("cannot start the container", error) from error
         raise
-    if limits:
-        process.at_end = limits.remove
+
+    def at_end() -> None:
+        if plug:
+            plug.leave()
+        if limits:
+            limits.remove()
+
+    process.at_end = at_end
     return process
 
 
@@ -177,11 +243,6 @@ def _environment(hostname: str) -> dict[str, str]:
     if os.isatty(0) and "TERM" in os.environ:
         env["TERM"] = os.environ["TERM"]
     return env
-
-
-def _one_of(word: str, known: Sequence[str], what: str) -> None:
-    if word not in known:
-        raise ContainerError(f"no such {what}: {word}", hint=f"There is: {', '.join(known)}.")
 
 
 def _checked_hostname(name: str) -> str:

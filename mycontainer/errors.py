@@ -73,6 +73,19 @@ _LIKELY_CAUSE = {
     ("mount", errno.EINVAL): "A file system that does not take these flags or options, or a bind mount "
                              "without MS_REC of a tree whose inner mounts must stay.",
     ("mount", errno.ENODEV): "This kernel does not have that file system.",
+    ("netlink", errno.EPERM): "That needs CAP_NET_ADMIN in the owner of this network namespace, and of the "
+                              "other, for a device that goes there.",
+    ("netlink", errno.EOPNOTSUPP): "This kernel does not know that kind of device: its module (veth, bridge) "
+                                   "is missing, or only root can load it, with modprobe.",
+    ("netlink", errno.EEXIST): "There is one by this name, or with this address, already.",
+    ("netlink", errno.ENODEV): "There is no such device in this network namespace.",
+    ("netlink", errno.ESRCH): "There is no such process.",
+    ("netlink", errno.ENETUNREACH): "The gateway is no neighbour: no device that is switched on has an "
+                                    "address of the same network.",
+    ("netlink", errno.EHOSTUNREACH): "The gateway is no neighbour: no device that is switched on has an "
+                                     "address of the same network.",
+    ("netlink", errno.EACCES): "IPv6 is switched off on this device (disable_ipv6).",
+    ("netlink", errno.ERANGE): "The name of a device has at most 15 letters.",
     ("pivot_root", errno.EINVAL): "The new root is not a mount point, or mounts here still propagate: bind "
                                   "it onto itself, and make everything MS_PRIVATE first.",
     ("pivot_root", errno.EBUSY): "The new root is the current root, or lies on the same mount.",

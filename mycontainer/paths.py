@@ -18,11 +18,14 @@ from contextlib import contextmanager, suppress
 from mycontainer import syscalls
 from mycontainer.errors import ContainerError, explain
 
+_pinned: dict[str, str] = {}
 LOOKUP = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 def data_dir() -> str:
     """The directory of what we keep (images): $MYCONTAINER_HOME, or the usual place for root or a user."""
+    if _pinned:
+        return _pinned["data"]
     if home := os.environ.get("MYCONTAINER_HOME"):
         return os.path.abspath(home)
     if os.geteuid() == 0:
@@ -36,6 +39,8 @@ def runtime_dir() -> str:
 
     Raises ContainerError if somebody else owns it: in /tmp anybody could have been there first.
     """
+    if _pinned:
+        return _pinned["runtime"]
     if os.geteuid() == 0 and os.access("/run", os.W_OK):  # root of a user namespace may have another's /run
         path = "/run/mycontainer"
     elif os.access(base := os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):  # after su(1): another's
@@ -54,6 +59,11 @@ def runtime_dir() -> str:
     if os.geteuid() == 0 and stat.S_IMODE(found.st_mode) != 0o711:
         os.chmod(path, 0o711)  # root of a container is a stranger out here, and must walk through to its root
     return path
+
+
+def pin() -> None:
+    """Keep both places where they are now, also when we become root of a user namespace: still a user."""
+    _pinned.update(data=data_dir(), runtime=runtime_dir())
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:

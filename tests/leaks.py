@@ -12,6 +12,7 @@ wider fixture makes may live as long as that fixture; what a notebook makes, as 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import secrets
@@ -254,9 +255,20 @@ def _somebody_else_is_in(cgroup: str, everyone: dict[int, Process]) -> bool:
 
 
 def _is_somebody_elses(file: str, everyone: dict[int, Process]) -> bool:
-    """The files of a lab carry the pid of their owner; one that lives and is not ours keeps them by right."""
-    pids = [int(number) for number in re.findall(r"\d+", os.path.basename(file))]
+    """Whose owner lives and is not ours keeps them by right: a lab's files carry its pid in their names."""
+    container = re.search(r"/(containers|names)/[^/]+", file)
+    pids = _keepers(container[0], file) if container else map(int, re.findall(r"\d+", os.path.basename(file)))
     return any(pid in everyone and not is_ours(everyone[pid], everyone) for pid in pids)
+
+
+def _keepers(container: str, file: str) -> list[int]:
+    """The process that looks after a container (see engine/state.py), given a file of it, or its name."""
+    base = file[: file.index(container)]
+    identity = os.path.basename(_link(base + container) or container)
+    try:
+        return [json.loads(Path(base, "containers", identity, "state.json").read_text())["keeper"]]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _words(file: Path) -> list[str]:

@@ -216,10 +216,20 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "-ix", "busybox", "true"], 125, "no such option: -x"),
     (["run", "--rm=yes", "busybox", "true"], 125, "option --rm takes no value"),
     (["run", "-w"], 125, "option -w needs a value: -w, --workdir DIR"),
-    (["run", "-p", "80:80", "busybox"], 125, "no option -p yet: it comes with chapter 5"),
-    (["run", "-dit", "busybox"], 125, "no option -d yet: it comes with chapter 7"),
-    (["run", "--memory=1g", "busybox"], 125, "no option --memory yet: it comes with chapter 3"),
-    (["ps"], 125, "no ps yet: it comes with chapter 7"),
+    (["run", "-p", "80:http", "busybox"], 125, "not a port to publish: 80:http"),
+    (["run", "-p", "80", "--network", "host", "busybox"], 125, "cannot publish a port with the network host"),
+    (["run", "-P", "busybox"], 125, "no option -P yet: it comes with chapter 8"),
+    (["run", "-dit", "busybox"], 125, "cannot use -d with -i or -t"),
+    (["run", "--restart", "always", "busybox"], 125, "no option --restart yet: it comes with chapter 7"),
+    (["run", "--name", "x", "busybox"], 125, "not a name for a container: x"),
+    (["run", "--name", "../x", "busybox"], 125, "not a name for a container: ../x"),
+    (["attach"], 125, "no attach yet: it comes with chapter 7"),
+    (["ps", "web"], 125, "what is web?"),
+    (["ps", "--format", "{{.Names}}"], 125, "no such format: {{.Names}}"),
+    *(([verb], 125, "which container?") for verb in ("stop", "kill", "rm", "wait", "logs")),
+    *(([verb, "nobody"], 1, "no such container: nobody") for verb in ("stop", "kill", "rm", "wait", "logs")),
+    (["stop", "-t", "soon", "x"], 125, "not a number of seconds: soon"),
+    (["kill", "-s", "NONE", "x"], 125, "no such signal: NONE"),
     (["pull", "ubuntu"], 125, "no pull yet: it comes with chapter 8"),
     (["run", "-w", "here", "busybox", "true"], 125, "not an absolute path: here"),
     (["run", "-w", "/etc/passwd", "busybox", "true"], 125, "cannot mount on /etc/passwd: Not a directory"),
@@ -232,7 +242,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "-v", "/nowhere:/b", "busybox", "true"], 125, "no such file or directory: /nowhere"),
     (["run", "-v", "/tmp:b", "busybox", "true"], 125, "not an absolute path: b"),
     (["run", "-v", "/tmp:/etc/passwd", "busybox", "true"], 125, "cannot mount on /etc/passwd: Not a dir"),
-    (["run", "--network", "bridge", "busybox", "true"], 125, "no such network: bridge"),
+    (["run", "--network", "a/b", "busybox", "true"], 125, "not a network's name: a/b"),
+    (["run", "--network", "container:web", "busybox", "true"], 125, "cannot use the network container:web"),
     (["run", "--rootfs", "/nowhere", "true"], 125, "cannot use /nowhere as a root file system"),
     (["run", "-t", "busybox", "true"], 125, "cannot use -t: the input is not a terminal"),
     (["run", "busybox", ""], 127, "cannot run nothing: the command has no name"),
@@ -454,9 +465,10 @@ def alive(marker: str) -> list[str]:
 
 @needs_userns
 def test_kill_9_at_any_moment_leaves_nothing() -> None:
+    name = f"killed-{os.getpid()}"  # the same each time: nobody who is dead keeps a name
     for number in range(12):
         marker = f"{60 + number}.{os.getpid()}"
-        process = subprocess.Popen([*MYCONTAINER, "run", "busybox", "sleep", marker])
+        process = subprocess.Popen([*MYCONTAINER, "run", "--name", name, "busybox", "sleep", marker])
         time.sleep(number * 0.012)
         process.kill()
         process.wait()
@@ -464,6 +476,7 @@ def test_kill_9_at_any_moment_leaves_nothing() -> None:
         while (left := alive(marker)) and time.monotonic() < until:
             time.sleep(0.01)
         assert left == [], f"killed after {number * 12} ms"
+    assert name not in mycontainer("ps", "-a").stdout, "the next command finds nobody, and clears up"
 
 
 # ---- a terminal of its own
@@ -558,7 +571,7 @@ def test_an_image_that_is_not_here_yet() -> None:
 def test_help_is_there_for_everything() -> None:
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         assert mycontainer(*arguments).stdout.startswith("Usage: mycontainer COMMAND")
-    for command in ("run", "images", "doctor", "lab"):
+    for command in ("run", "images", "doctor", "lab", "ps", "stop", "kill", "rm", "wait", "logs"):
         done = mycontainer(command, "--help")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"Usage: mycontainer {command}")
@@ -715,4 +728,4 @@ def test_parse_env(texts: list[str], env: dict[str, str]) -> None:
 def test_parse_volume() -> None:
     parse: Callable[[str], api.Volume] = cli_run.parse_volume
     assert parse("/a:/b") == parse("/a:/b:rw") == ("/a", "/b", False)
-    assert parse("a:/b:ro") == ("a", "/b", True)
+    assert parse("a:/b:ro") == (f"{os.getcwd()}/a", "/b", True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from mycontainer.engine import relay as engine
 from mycontainer.lab import relay
 
 
@@ -25,7 +26,7 @@ def relayed(inside: relay.Address, transport: str = "tcp", place: str = "127.0.0
     """The address that a relay, in a thread, listens at."""
     listener = relay.listen(transport, place, 0)
     carrier = relay.Relay()
-    carrier.publish(listener, inside)
+    carrier.lead(listener, inside)
     stop, stopper = os.pipe()
     carrier.watch(stop, lambda: carrier.end(7))
     results: list[int] = []
@@ -127,7 +128,7 @@ def test_many_connections_at_once() -> None:
 
 
 def test_more_callers_than_it_takes_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "MOST", 8)
+    monkeypatch.setattr(engine, "MOST", 8)
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server, \
             relayed(server.getsockname()) as address:
         server.settimeout(0.3)
@@ -155,7 +156,7 @@ def test_running_out_of_descriptors_does_not_end_it() -> None:
             used = max(map(int, os.listdir("/proc/self/fd")))
             resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, used + 12))
             carrier = relay.Relay()
-            carrier.publish(listener, server.getsockname())
+            carrier.lead(listener, server.getsockname())
             try:
                 carrier.run()
             finally:
@@ -188,11 +189,11 @@ def test_somebody_who_does_not_answer_inside_holds_up_nobody() -> None:
         server.listen(0)
         with socket.create_connection(server.getsockname()):  # the queue is full: who comes now hears nothing
             carrier = relay.Relay()
-            door = relay.Door(listener, server.getsockname())
+            door = engine.Door(listener, server.getsockname())
             callers = [socket.socketpair() for _ in range(3)]
             start = time.monotonic()
             for caller, _ in callers:
-                carrier._connect(relay.Caller(caller, door, start + 60))
+                carrier._connect(engine.Caller(caller, door, start + 60))
             assert time.monotonic() - start < 0.5
             for key in list(carrier.selector.get_map().values()):
                 assert isinstance(key.fileobj, socket.socket)
@@ -208,7 +209,8 @@ def test_knocking_takes_no_port_from_those_who_will_listen() -> None:
     with socket.socket() as listener:
         carrier = relay.Relay()
         caller, other = socket.socketpair()
-        carrier._connect(relay.Caller(caller, relay.Door(listener, ("127.0.0.1", 9)), time.monotonic() + 60))
+        door = engine.Door(listener, ("127.0.0.1", 9), relay.KNOCKING_FROM)
+        carrier._connect(engine.Caller(caller, door, time.monotonic() + 60))
         [key] = carrier.selector.get_map().values()
         assert isinstance(key.fileobj, socket.socket)
         assert key.fileobj.getsockname()[0] == "127.0.0.2"
@@ -219,7 +221,7 @@ def test_knocking_takes_no_port_from_those_who_will_listen() -> None:
 
 def test_the_beat_comes_before_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[int] = []
-    monkeypatch.setattr(relay, "PULSE", 60)
+    monkeypatch.setattr(engine, "PULSE", 60)
     monkeypatch.setattr(relay, "Relay", functools.partial(relay.Relay, lambda: beats.append(1)))
     with socket.create_server(("127.0.0.1", 0)) as server, relayed(server.getsockname()) as address, \
             socket.create_connection(address) as caller:

@@ -20,7 +20,14 @@ A Linux container runtime that you build yourself, one kernel feature at a time.
 
 Commands:
   run [OPTIONS] IMAGE [COMMAND [ARGUMENTS...]]
-           run a command in a container, and remove the container
+           run a command in a container; with -d in the background
+  ps       list the containers that run; -a: those that have ended, too
+  logs     show what a container has written
+  exec     run one more command in a container: exec -it NAME sh
+  stop     end containers: SIGTERM, and SIGKILL after a while
+  kill     send a signal to containers
+  wait     wait until containers have ended, and print their exit codes
+  rm       remove containers that have ended
   demo     show what a container keeps apart, seen from inside and from outside
   lab      open a shell in the lab: you are root in there, and nothing you do harms this machine
   images   list the images that are here
@@ -40,6 +47,29 @@ Whatever you break here is thrown away at the end, nothing else can be harmed. T
 
 def run(arguments: Sequence[str]) -> int:
     from mycontainer.cli.run import main
+
+    return main(arguments)
+
+
+def _verb(name: str) -> Callable[[Sequence[str]], int]:
+    """A command for containers that are there."""
+    def verb(arguments: Sequence[str]) -> int:
+        from mycontainer.cli import containers
+
+        code: int = getattr(containers, name)(arguments)
+        return code
+
+    return verb
+
+
+def logs(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.logs import main
+
+    return main(arguments)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.execute import main
 
     return main(arguments)
 
@@ -80,14 +110,15 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": run, "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
+    "run": run, **{name: _verb(name) for name in ("ps", "stop", "kill", "wait", "rm")}, "logs": logs,
+    "exec": execute, "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
 }
 
 
 # Docker's words that this does not have yet: the chapter that brings them.
 LATER = {
-    **dict.fromkeys(("ps", "stop", "kill", "exec", "logs", "attach", "start", "create", "rm", "wait", "top",
-                     "inspect", "stats", "pause", "unpause", "restart"), 7),
+    **dict.fromkeys(("attach", "start", "create", "top", "inspect", "stats", "pause", "unpause",
+                     "restart"), 7),
     **dict.fromkeys(("pull", "push", "build", "tag", "save", "load", "rmi", "history", "import"), 8),
     **dict.fromkeys(("commit", "diff", "cp", "volume"), 4), "network": 5, "port": 5, "compose": 12,
 }

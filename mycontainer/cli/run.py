@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 from mycontainer import api
 from mycontainer.cli.options import Command, Option
+from mycontainer.engine import state
+from mycontainer.engine.state import Record
 from mycontainer.errors import ContainerError
 from mycontainer.spawn import Process
 
@@ -20,15 +22,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
     from types import FrameType
 
+    from mycontainer.engine.ports import Port
+
 RUN = Command(
     "mycontainer run [OPTIONS] IMAGE [COMMAND [ARGUMENTS...]]",
     """\
 Run a command in a container of its own: its own root file system, host name,
-processes, users and network. All of it is gone when the command ends.
+processes, users and network. All of it is gone when the command ends; of a
+detached one its output and exit code stay, until `mycontainer rm`.
 
 Without a COMMAND it is sh. Options end at IMAGE: what follows belongs to the
 command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
-    Option("hostname", "the host name inside (default: a random id)", "NAME", "h"),
+    Option("detach", "in the background: print the container's id, and return", letter="d"),
+    Option("name", "its name, by which others of its network find it, too\n(default: as busybox-1)", "NAME"),
+    Option("hostname", "the host name inside (default: the container's id)", "NAME", "h"),
     Option("env", "an environment variable; without VALUE: as it is here", "NAME[=VALUE]", "e", many=True),
     Option("workdir", "the working directory inside, made if missing", "DIR", "w"),
     Option("volume", "show SRC, a file or directory of yours, as DST inside;\n"
@@ -37,9 +44,14 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("memory", "the most memory, in bytes or with k, m, g: 64m", "SIZE", "m"),
     Option("cpus", "the most CPU time, as a number of CPUs: 0.5", "NUMBER"),
     Option("pids-limit", "the most processes (-1: no limit)", "NUMBER"),
-    Option("network", "none (default): only a loopback device;\nhost: this machine's", "KIND"),
+    Option("publish", "lead callers of port HOST to PORT inside: 8080:80, 53:53/udp;\n"
+           "only callers on this machine: 0.0.0.0:8080:80 lets in all\n"
+           "who can reach it, as Docker always does", "[HOST:]PORT", "p", many=True),
+    Option("network", "none (default): only a loopback device; host: this\n"
+           "machine's; container:NAME: that one's; any other NAME: a\n"
+           "network that all who name it share (with -p: bridge)", "NAME"),
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
-    Option("rm", "always so; accepted for those used to Docker"),
+    Option("rm", "with -d: remove it when it ends. Always so without"),
     Option("interactive", "always so: the command reads your input", letter="i"),
     Option("tty", "a terminal of its own for the command: job control, Ctrl-C", letter="t"),
     epilog="""\
@@ -55,8 +67,8 @@ Examples:
     later={
         **dict.fromkeys(("-m", "--memory", "--memory-swap", "--cpus", "--cpu-shares", "--pids-limit"), 3),
         **dict.fromkeys(("--read-only", "--mount", "--tmpfs"), 4),
-        **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--dns", "--ip", "--link"), 5),
-        **dict.fromkeys(("-d", "--detach", "--name", "--restart", "--init", "-l", "--label"), 7),
+        **dict.fromkeys(("-P", "--publish-all"), 8),
+        **dict.fromkeys(("--restart", "--init", "-l", "--label"), 7),
         **dict.fromkeys(("--entrypoint", "--pull", "--platform"), 8),
         **dict.fromkeys(("-u", "--user", "--cap-add", "--cap-drop", "--privileged", "--security-opt"), 9),
     })
@@ -74,24 +86,70 @@ def main(arguments: Sequence[str]) -> int:
     if "help" in given:
         print(RUN.help(), end="")
         return 0
+    wishes = parse_wishes(given)
+    if "rootfs" not in wishes and not words:
+        raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
+    image = None if "rootfs" in wishes else words.pop(0)
+    command = words or DEFAULT_COMMAND
+    detach = "detach" in given
+    if detach and ("tty" in given or "interactive" in given):
+        raise ContainerError("cannot use -d with -i or -t", "its command has no input, and no terminal",
+                             "Leave out -it: mycontainer logs -f shows what it writes.")
+    record = state.create(given.get("name", [None])[-1], image or "rootfs", "rm" in given or not detach)
+    wishes |= {"name": record.name, "hostname": wishes.get("hostname", record.id[:12])}
+    ports: list[Port] = []
+    wishes["tell_ports"] = ports.extend if detach else lambda them: ports.extend(told(them))
+
+    def start(terminal: int | None = None) -> Process:
+        process = api.start(image, command, terminal=terminal, **wishes)  # type: ignore[arg-type]
+        try:
+            record.runs(process.pid, image=image or wishes["rootfs"], command=command, env=wishes["env"],
+                        workdir=wishes.get("workdir", "/"), hostname=wishes["hostname"],
+                        ports=ports_text(ports))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
+
+    if detach:
+        return detached(record, start)
+    code: int | str = state.UNKNOWN
+    try:
+        code = in_foreground(start, "tty" in given, command)
+        return code
+    finally:
+        record.ended(code)
+
+
+def parse_wishes(given: Mapping[str, list[str]]) -> dict[str, object]:
+    """From the options to what `api.start` takes."""
     wishes: dict[str, object] = {name: given[name][-1] for name in
                                  ("hostname", "workdir", "network", "rootfs") if name in given}
     wishes |= {name.replace("-", "_"): parse(given[name][-1])
                for name, parse in LIMITS.items() if name in given}
-    wishes["env"] = parse_env(given.get("env", []))
-    wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
-    if "rootfs" not in wishes and not words:
-        raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
-    image = None if "rootfs" in wishes else words.pop(0)
+    if "rootfs" in given:
+        wishes["rootfs"] = os.path.abspath(given["rootfs"][-1])  # a supervisor is in another directory
+    return wishes | {"env": parse_env(given.get("env", [])), "publish": given.get("publish", []),
+                     "volumes": [parse_volume(text) for text in given.get("volume", [])], "find_pid": pid_of}
 
-    def start(terminal: int | None = None) -> Process:
-        return api.start(image, words or DEFAULT_COMMAND, terminal=terminal, **wishes)  # type: ignore[arg-type]
 
-    if "tty" in given:
+def in_foreground(start: Callable[[int | None], Process], tty: bool, command: Sequence[str]) -> int:
+    """Start it and stay with it, on a terminal of its own if there is to be one. Returns the exit code."""
+    if tty:
         return on_own_terminal(start)
-    if os.isatty(0) and os.isatty(1) and (words or DEFAULT_COMMAND) == DEFAULT_COMMAND:
+    if os.isatty(0) and os.isatty(1) and command == DEFAULT_COMMAND:
         print("hint: this sh has no terminal of its own: -it gives it one, with job control", file=sys.stderr)
-    return attended(start)
+    return attended(lambda: start(None))
+
+
+def detached(record: Record, start: Callable[[], Process]) -> int:
+    """Leave it to a supervisor, and print its id. Returns the exit code."""
+    from mycontainer.engine import supervise  # nobody else should pay for loading it
+
+    supervise.detach(record, start)
+    print(record.id)
+    return 0
 
 
 def parse_size(text: str) -> int:
@@ -135,11 +193,41 @@ def parse_env(texts: Sequence[str], ours: Mapping[str, str] = os.environ) -> dic
 
 
 def parse_volume(text: str) -> api.Volume:
-    """``SRC:DST``, ``SRC:DST:ro`` or ``SRC:DST:rw``."""
+    """``SRC:DST``, ``SRC:DST:ro`` or ``SRC:DST:rw``. The first becomes absolute: a supervisor lives in /."""
     source, inside, mode = [*text.split(":"), "rw"][:3] if text.count(":") in (1, 2) else ("", "", "")
     if not source or not inside or mode not in ("ro", "rw"):
         raise ContainerError(f"not a volume: {text}", hint="Write SRC:DST or SRC:DST:ro.")
-    return source, inside, mode == "ro"
+    return os.path.abspath(source), inside, mode == "ro"
+
+
+def pid_of(word: str) -> int:
+    """Process 1 of a container that runs."""
+    try:
+        one = state.find(word)
+        os.close(one.pidfd())
+    except ContainerError as error:
+        raise ContainerError(f"cannot use the network container:{word}", str(error), error.hint) from None
+    return one.pid
+
+
+def ports_text(ports: Sequence[Port]) -> str:
+    """As `ps` shows them: ``127.0.0.1:8080->80/tcp``."""
+    return ", ".join(f"{bracketed(address)}:{port.outside}->{port.inside}/{port.protocol}"
+                     for port in ports for address in port.addresses)
+
+
+def bracketed(address: str) -> str:
+    """An address as it stands before a port."""
+    return f"[{address}]" if ":" in address else address
+
+
+def told(ports: list[Port]) -> list[Port]:
+    """Say which port was chosen, where that was left to us."""
+    for port in ports:
+        if port.chosen:
+            print(f"mycontainer: {bracketed(port.addresses[0])}:{port.outside} leads to "
+                  f"{port.inside}/{port.protocol}", file=sys.stderr)
+    return ports
 
 
 def on_own_terminal(start: Callable[[int], Process]) -> int:

@@ -181,7 +181,7 @@ def carry(errand: Errand, launcher: Channel, view: sandbox.View, pid: int, pidfd
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
     carrier = relay.Relay(view.refresh)  # a cell sees the files that were there when it was sent
     for listener, inside in errand.listeners:
-        carrier.publish(listener, inside)
+        carrier.lead(listener, inside)
     for end in (launcher.socket.fileno(), errand.server):  # the launcher may be stopped, and see nothing
         carrier.watch(end, lambda: send(pidfd, signal.SIGKILL))
     carrier.watch(pidfd, lambda: carrier.end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from mycontainer import paths
+from mycontainer.engine.state import started as started
 from mycontainer.lab import limits, relay
 
 PREFIX, SUFFIX, NEW = "lab-", ".json", ".new"
@@ -113,15 +114,6 @@ def _read(file: TextIO) -> list[dict[str, Any]]:
         return [json.load(file)]
     except (OSError, ValueError):
         return []  # a launcher that was killed before its first word
-
-
-def started(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with it a pid is unique. 0 if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
 
 
 def _end(pid: int, since: int) -> None:
