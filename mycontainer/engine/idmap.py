@@ -66,7 +66,7 @@ def choose_maps() -> tuple[Map, Map]:
 
 
 def real_root() -> bool:
-    """Are we root of the host, and not only of a user namespace, which may have lost rights, as the lab has?"""
+    """Are we root of the host, and not only of a user namespace, with what is left of its rights?"""
     return os.geteuid() == 0 and namespaces.own_ids() == EVERYTHING
 
 
