@@ -324,7 +324,7 @@ def test_a_hundred_come_and_go(start: Any) -> None:
     assert not os.path.exists(network.path)
 
 
-RUN = "import sys; from mycontainer import api; sys.exit(api.run('busybox', sys.argv[2:], network=sys.argv[1]))"
+RUN = "import sys; from mycontainer.api import run; run('busybox', sys.argv[2:], network=sys.argv[1])"
 
 
 def in_a_process(*argv: str) -> str:

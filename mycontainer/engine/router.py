@@ -129,7 +129,7 @@ def enter(there: Network, mtu: int = 1500) -> None:
         join(there, members)
         return
     try:
-        if os.geteuid() != 0:
+        if not idmap.real_root():
             own_user_namespace()
         namespaces.create(["net"])
         network.ask(network.up("lo"), network.bridge(BRIDGE, ROUTER.mac, mtu))
@@ -158,7 +158,7 @@ def join(there: Network, members: Iterable[Lease]) -> None:
 
 
 def own_user_namespace() -> None:
-    """A user namespace with all ids that are ours, whose root we become.
+    """A user namespace with all ids that we have, whose root we become.
 
     Its maps have to be written from outside, so a child stays there for it. man 7 user_namespaces.
     """
