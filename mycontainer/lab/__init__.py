@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from mycontainer.lab.figures import three_numbers as three_numbers
     from mycontainer.lab.hints import hint as hint
     from mycontainer.lab.hints import solution as solution
+    from mycontainer.lab.layer_explorer import layer_explorer as layer_explorer
     from mycontainer.lab.predict import predict as predict
     from mycontainer.lab.predict import reveal as reveal
     from mycontainer.lab.progress import mine as mine
     from mycontainer.lab.progress import progress as progress
     from mycontainer.lab.progress import reset as reset
     from mycontainer.lab.source import source as source
+    from mycontainer.lab.space import space_figure as space_figure
     from mycontainer.lab.trace import trace as trace
     from mycontainer.lab.widgets import dissolving_container as dissolving_container
     from mycontainer.lab.widgets import doctor_widget as doctor_widget
@@ -45,6 +47,7 @@ _HOME = {  # name: the module that it lives in
     "namespace_figure": "figures", "mount_tree": "figures", "mountinfo": "figures",
     "three_numbers": "figures", "process_tree": "figures",
     "dissolve": "dissolve", "Specimen": "dissolve",
+    "layer_explorer": "layer_explorer", "space_figure": "space",
     "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",
 }
 
