@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mycontainer.lab.child import sh as sh
     from mycontainer.lab.dissolve import Specimen as Specimen
     from mycontainer.lab.dissolve import dissolve as dissolve
+    from mycontainer.lab.explorer import layer_explorer as layer_explorer
     from mycontainer.lab.figures import mount_tree as mount_tree
     from mycontainer.lab.figures import mountinfo as mountinfo
     from mycontainer.lab.figures import namespace_figure as namespace_figure
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mycontainer.lab.figures import three_numbers as three_numbers
     from mycontainer.lab.hints import hint as hint
     from mycontainer.lab.hints import solution as solution
-    from mycontainer.lab.layer_explorer import layer_explorer as layer_explorer
     from mycontainer.lab.predict import predict as predict
     from mycontainer.lab.predict import reveal as reveal
     from mycontainer.lab.progress import mine as mine
@@ -47,7 +47,7 @@ _HOME = {  # name: the module that it lives in
     "namespace_figure": "figures", "mount_tree": "figures", "mountinfo": "figures",
     "three_numbers": "figures", "process_tree": "figures",
     "dissolve": "dissolve", "Specimen": "dissolve",
-    "layer_explorer": "layer_explorer", "space_figure": "space",
+    "layer_explorer": "explorer", "space_figure": "space",
     "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",
 }
 
