@@ -30,7 +30,7 @@ SAMPLE: dict[str, dict[str, str]] = {  # name of a layer, the lowest first: its 
     "app": {"srv/app.py": "print('hello')\n", "etc/motd": "welcome to the app\n"},
 }
 NOTHING, FILE, DIRECTORY, DELETED, HIDES = "", "has it", "directory", "deletes it", "hides what is below"
-SIGNS = {NOTHING: "·", FILE: "●", DIRECTORY: "/", DELETED: "✗", HIDES: "▔"}
+SIGNS = {NOTHING: "·", FILE: "●", DIRECTORY: "/", DELETED: "✗", HIDES: "■"}
 
 
 class Stack(NamedTuple):
@@ -186,7 +186,7 @@ _places: list[str] = []  # the directory of the stack that is shown, if any
 
 def layer_explorer() -> Live:
     """A list of paths, buttons that change one of them, and the table of who has what."""
-    listing, shown = ipywidgets.Select(rows=8, description="path"), ipywidgets.HTML()
+    listing, shown = ipywidgets.Select(rows=9), ipywidgets.HTML()
     listing.add_class("mc-list")
     state: dict[str, Any] = {"stack": None, "rows": [], "quiet": False}
 
@@ -219,7 +219,8 @@ def layer_explorer() -> Live:
     buttons = {action: button(action, lambda action=action: do(action)) for action in ACTIONS}  # type: ignore[misc]
     afresh()
     again = button("start afresh", afresh)
-    return Live([row(listing, *buttons.values(), again), shown],
+    controls = row(listing, ipywidgets.VBox([row(*buttons.values()), row(again)]))
+    return Live([controls, shown],
                 lambda: in_words(state["rows"], list(state["stack"].all())),
                 listing=listing, shown=shown, buttons=buttons, afresh=again)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from mycontainer.lab.style import FAINT, LINE, Figure, figure, swatch, text
@@ -20,7 +21,7 @@ def space_figure(series: Mapping[str, Points], most: int = 100,
     its first and last point lead: that part is calculated, and the legend and the words say so.
     """
     ends = {name: at(points, most) for name, points in series.items()}
-    top = max(*ends.values(), 1.0)
+    top = _round(max(*ends.values(), 1.0))
     body = _axes(most, top)
     words = []
     for number, (name, points) in enumerate(series.items()):
@@ -37,6 +38,12 @@ def at(points: Points, count: int) -> float:
     """What the straight line through the first and the last point says for ``count`` containers."""
     (first, low), (last, high) = points[0], points[-1]
     return high if last == first else low + (high - low) * (count - first) / (last - first)
+
+
+def _round(size: float) -> float:
+    """The next number of which a quarter is a round one."""
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(part * power for part in (1, 2, 4, 8, 10) if part * power >= size)
 
 
 def _axes(most: int, top: float) -> list[str]:

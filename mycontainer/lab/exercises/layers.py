@@ -1128,7 +1128,7 @@ PREDICTIONS = [
             "d": "In the container the mark hides it. The tar beside it hides nothing."}),
     Prediction(
         id="layers.stop",
-        question="A container has written rows to /var/db. Its process has ended: it is stopped. Where are "
+        question="A container has written rows to /var/rows. Its process has ended: it is stopped. Where are "
                  "the rows?",
         choices={"a": "gone: a container lives only as long as its process",
                  "b": "in the image, which they have changed",
