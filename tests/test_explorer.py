@@ -92,9 +92,14 @@ for action, path in [("delete", "lib/greet.so"), ("append a line", "etc/motd"), 
     parts["buttons"][action].click()
     said.append(parts["shown"].value)
 gone = "lib/greet.so" not in parts["listing"].options
+for path in ("bin", "etc", "lib", "srv"):
+    parts["listing"].value = path
+    parts["buttons"]["delete"].click()
+parts["buttons"]["delete"].click()
+empty = [list(parts["listing"].options), "Nothing is left" in parts["shown"].value]
 parts["afresh"].click()
-[*said, gone, str(widget), open('/proc/self/mountinfo').read() == mounts]""")
-    first, deleted, appended, refused, anew, new, gone, words, same_mounts = said
+[*said, gone, empty, str(widget), open('/proc/self/mountinfo').read() == mounts]""")
+    first, deleted, appended, refused, anew, new, gone, empty, words, same_mounts = said
     assert "that of base" in first
     assert "✗" not in first.split("<table>")[1].split("</table>")[0]
     assert "a whiteout in upper hides" in deleted
@@ -104,6 +109,7 @@ parts["afresh"].click()
     assert "an opaque directory in upper" in anew
     assert "A new file" in new
     assert gone is True
+    assert empty == [[], True]
     assert words.splitlines()[0].split()[:5] == ["path", "upper", "app", "runtime", "base"]
     assert words == fresh_words()
     assert same_mounts is True

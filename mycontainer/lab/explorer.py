@@ -186,7 +186,8 @@ _places: list[str] = []  # the directory of the stack that is shown, if any
 
 def layer_explorer() -> Live:
     """A list of paths, buttons that change one of them, and the table of who has what."""
-    listing, shown = ipywidgets.Select(rows=9), ipywidgets.HTML()
+    listing = ipywidgets.Select(rows=9, description="path", style={"description_width": "initial"})
+    shown = ipywidgets.HTML()
     listing.add_class("mc-list")
     state: dict[str, Any] = {"stack": None, "rows": [], "quiet": False}
 
@@ -196,17 +197,19 @@ def layer_explorer() -> Live:
 
     def do(action: str = "") -> None:
         path = listing.value or ""
+        if action and not path:
+            return show("Nothing is left to choose: start afresh.")
         done = run(act, state["stack"], action, path)
-        if done.error:
-            show(f"{action} {path}: {done.error}", "bad")
-            return
-        state["rows"] = found = rows(state["stack"], done.value)
+        seen = run(act, state["stack"]) if done.error else done  # it may have come half way
+        state["rows"] = found = rows(state["stack"], seen.value or [])
         visible = [one.path for one in found if one.seen]
-        state["quiet"] = True
+        state["quiet"] = True  # until both the list and the choice are right
         listing.options = visible
-        listing.value = path if path in visible else visible[0]
+        listing.value = path if path in visible else next(iter(visible), None)
         state["quiet"] = False
-        show(*(said(state["stack"], found, action, path) if action else ("",)))
+        if done.error:
+            return show(f"{action} {path}: {done.error}", "bad")
+        return show(*(said(found, action, path) if action else ("",)))
 
     def afresh() -> None:
         while _places:
@@ -225,7 +228,7 @@ def layer_explorer() -> Live:
                 listing=listing, shown=shown, buttons=buttons, afresh=again)
 
 
-def said(stack: Stack, found: Sequence[Row], action: str, path: str) -> tuple[str, str]:
+def said(found: Sequence[Row], action: str, path: str) -> tuple[str, str]:
     """One line on what a click has done to the upper; the layers below have not changed."""
     one = next((one for one in found if one.path == path), None)
     now = one.holds["upper"] if one else NOTHING
