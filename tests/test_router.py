@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from mycontainer import namespaces, paths
-from mycontainer.engine import leases
+from mycontainer.engine import leases, state
 from needs import needs_tool, needs_userns
 
 pytestmark = needs_userns
@@ -92,6 +92,12 @@ def start() -> Iterator[Callable[..., Started]]:
         one.close()
     until(lambda: not survivors(running))
     leases.sweep()  # as the next container would
+    until(lambda: not left_over())
+
+
+def left_over() -> list[str]:
+    """Records of containers whose command was killed: the next one clears them up, once all have died."""
+    return [one.id for one in state.containers() if not one.alive]
 
 
 def survivors(running: list[Started]) -> list[int]:
