@@ -351,7 +351,7 @@ def test_more_ids_are_a_free_range_for_this_user(monkeypatch: pytest.MonkeyPatch
 # ---- the command
 
 WELL = [Finding(0, "air", True, "fresh", ""), Finding(2, "more", None, "little", "get more"),
-        Finding(3, "water", False, "none", "rain")]
+        Finding(10, "water", False, "none", "rain")]
 
 
 def test_table_and_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,9 +362,9 @@ def test_table_and_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "      0  ok     air    fresh\n"
         "      2  -      more   little\n"
         "                cure: get more\n"
-        "      3  FAILS  water  none\n"
+        "     10  FAILS  water  none\n"
         "                cure: rain\n"
-        "\nChapters 0 to 2 can be done here.\n")
+        "\nChapters 0 to 6 can be done here.\n")
     monkeypatch.setattr(cli_doctor, "examine", lambda: [Finding(2, "air", False, "none", "open a window")])
     assert cli_doctor.main([]) == 1
     assert "cannot be done here yet" in capsys.readouterr().out
@@ -379,3 +379,9 @@ def test_json_is_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     rows = json.loads(capsys.readouterr().out)
     assert rows[1] == {"chapter": 2, "need": "more", "works": None, "detail": "little", "cure": "get more"}
     assert len(rows) == 3
+
+
+def test_without_cgroup_v2_chapter_3_shows_what_was_recorded() -> None:
+    lacking = [Finding(3, doctor.CGROUPS, None, "v1 is mounted here", "boot")]
+    assert doctor.verdict(lacking)[:2] == ["Chapters 0 to 6 can be done here.",
+                                           "Chapter 3 shows recorded results: there is no cgroup v2 here."]

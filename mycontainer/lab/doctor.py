@@ -28,7 +28,7 @@ from mycontainer.lab.kernelspec import OWN_INTERPRETER
 from mycontainer.lab.machine import Machine
 from mycontainer.lab.trials import PATH, QEMU
 
-LAST_CHAPTER = 2      # up to here a machine is good for the first part of the course
+LAST_CHAPTER = 6      # the last that there is: a machine is good if all up to here can be done
 PATIENCE = 1.0        # seconds for one trial
 PATIENCE_IN_ALL = 10  # seconds until we give up on the process that tries
 
@@ -55,14 +55,17 @@ class Need(NamedTuple):
 
 
 def good(findings: Iterable[Finding]) -> bool:
-    """Can chapters 0 to 2 be done?"""
+    """Can the chapters that there are be done?"""
     return not any(finding.works is False for finding in findings if finding.chapter <= LAST_CHAPTER)
 
 
 def verdict(findings: Iterable[Finding]) -> list[str]:
     """What it all means, in a sentence or two."""
-    sentences = ["Chapters 0 to 2 can be done here." if good(findings) else
-                 "Chapters 0 to 2 cannot be done here yet: see the cures."]
+    chapters = f"Chapters 0 to {LAST_CHAPTER}"
+    sentences = [f"{chapters} can be done here." if good(findings) else
+                 f"{chapters} cannot be done here yet: see the cures."]
+    if any(finding.need == CGROUPS and not finding.works for finding in findings):
+        sentences.append("Chapter 3 shows recorded results: there is no cgroup v2 here.")
     if Machine().in_lab:
         sentences.append("This was tried inside the lab. The cures are for a terminal outside of it.")
     return sentences
@@ -182,6 +185,8 @@ NEWER = "boot a newer kernel"
 USERNS = "a user namespace"
 MOUNT = "mounting as root of a user namespace"
 NET = "host name, processes, IPC, network of its own"
+CGROUPS = "cgroup v2 with cpu, memory, pids"
+OVERLAY = "overlay file systems"
 
 NEEDS = (
     Need(0, "Python 3.11 or newer", trials.python, always("")),
@@ -203,11 +208,14 @@ NEEDS = (
     Need(2, "clocks of its own", trials.clocks, always(f"They need Linux 5.6: {NEWER}."),
          essential=False, stands_on=(USERNS,)),
     Need(3, "a cgroup of our own", trials.own_cgroup,
-         always("Be root, or log in through systemd, which delegates one to each user.")),
-    Need(3, "cgroup v2 with cpu, memory, pids", trials.cgroup_v2,
-         always("Add systemd.unified_cgroup_hierarchy=1 to the kernel's command line, and boot again.")),
-    Need(4, "overlay file systems", trials.overlay,
+         always("Be root, or log in through systemd, which delegates one to each user."), essential=False),
+    Need(3, CGROUPS, trials.cgroup_v2, essential=False, cure=always(
+         "Add systemd.unified_cgroup_hierarchy=1 to the kernel's command line, and boot again.")),
+    Need(4, OVERLAY, trials.overlay,
          always(f"They need Linux 5.11 with overlayfs: modprobe overlay, or {NEWER}."), stands_on=(MOUNT,)),
+    Need(4, "directories deleted in an overlay", trials.overlay_notes,
+         always(f"On a tmpfs, as in the lab, they need Linux 6.6: {NEWER}. Chapter 4 leaves them out here."),
+         essential=False, stands_on=(OVERLAY,)),
     Need(5, "network cables and bridges", trials.wires,
          program("ip", f"This kernel lacks them: modprobe veth bridge, or {NEWER}."), stands_on=(NET,)),
     Need(5, "address translation", trials.nat,

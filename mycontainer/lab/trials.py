@@ -215,6 +215,20 @@ def overlay() -> str:
     return "overlay on tmpfs"
 
 
+def overlay_notes() -> str:
+    """Delete a directory of a lower layer, and make it anew: that takes a note in the upper."""
+    def stack() -> None:
+        for name in ("lower/directory", "upper", "work", "merged"):
+            os.makedirs(f"{SPOT}/{name}")
+        data = f"lowerdir={SPOT}/lower,upperdir={SPOT}/upper,workdir={SPOT}/work,userxattr"
+        syscalls.mount("overlay", f"{SPOT}/merged", "overlay", 0, data)
+        os.rmdir(f"{SPOT}/merged/directory")
+        os.mkdir(f"{SPOT}/merged/directory")
+
+    inside(on_tmpfs(stack), "user", "mnt")
+    return "user.* attributes on tmpfs"
+
+
 def wires() -> str:
     shell("ip link add name mc-br type bridge; ip link add name mc-a type veth peer name mc-b;"
           "ip link set mc-a master mc-br",
