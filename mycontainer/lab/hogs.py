@@ -87,3 +87,45 @@ def burn(seconds: float) -> tuple[float, list[float]]:
             gaps.append(now - last)
         last = now
     return (time.process_time() - worked) / (last - begin), gaps
+
+
+def stretches(seconds: float, pause: float = 0.002) -> list[tuple[float, float]]:
+    """Keep a CPU busy for ``seconds`` of wall-clock time. Returns when we ran, as (from, to) in seconds since
+    the beginning: where two stretches do not meet, nobody let us run for more than ``pause``.
+    """
+    begin = start = last = time.perf_counter()
+    found = []
+    while last - begin < seconds:
+        now = time.perf_counter()
+        if now - last > pause:
+            found.append((start - begin, last - begin))
+            start = now
+        last = now
+    return [*found, (start - begin, last - begin)]
+
+
+def requests(number: int, work: float) -> list[float]:
+    """Answer so many requests, one after the other, each of which takes ``work`` seconds of a CPU. Returns
+    how long each took by the clock on the wall, in seconds.
+    """
+    took = []
+    for _ in range(number):
+        begin, done = time.perf_counter(), time.process_time() + work
+        while time.process_time() < done:
+            pass
+        took.append(time.perf_counter() - begin)
+    return took
+
+
+def hog(path: str, what: str) -> None:
+    """Be a hog of one kind in the cgroup ``path`` for ten minutes: what the buttons of the gauge start."""
+    group = Cgroup(path)
+    group.join()
+    {"eat": lambda: eat(group, 8 << 20, hold=600), "burn": lambda: burn(600),
+     "sleep": lambda: time.sleep(600)}[what]()
+
+
+if __name__ == "__main__":
+    import sys
+
+    hog(*sys.argv[1:])
