@@ -29,7 +29,7 @@ suite() { # suite DIRECTORY COMMAND...: run the tests, and the notebook, with a 
     "$@" mycontainer.images.base >/dev/null
     "$@" mycontainer.lab.kernelspec install --prefix "$home" >/dev/null
     # The project's own settings load plugins that take half a minute in here.
-    set -- "$@" pytest -q -rs -c /dev/null --rootdir="$project" -o pythonpath=tests -o timeout=600 \
+    set -- "$@" pytest -q -rs -c /dev/null --rootdir="$project" -o pythonpath="$project/tests" -o timeout=600 \
         -o timeout_method=signal -p pytest_timeout -p pytester -p no:cacheprovider
     "$@" tests/test_cgroups.py tests/test_lab_cgroup.py tests/test_limited.py || return 1
     "$@" -p nbval.plugin --nbval --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=480 \

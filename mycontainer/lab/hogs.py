@@ -91,16 +91,19 @@ def burn(seconds: float) -> tuple[float, list[float]]:
 
 def stretches(seconds: float, pause: float = 0.002) -> list[tuple[float, float]]:
     """Keep a CPU busy for ``seconds`` of wall-clock time. Returns when we ran, as (from, to) in seconds since
-    the beginning: where two stretches do not meet, nobody let us run for more than ``pause``.
+    the beginning. Where two stretches do not meet the clock on the wall went on for more than ``pause``
+    without our CPU time: so it is the kernel that made us wait, and not a busy host of this machine, if it
+    is a virtual one.
     """
     begin = start = last = time.perf_counter()
+    worked = time.process_time()
     found = []
     while last - begin < seconds:
-        now = time.perf_counter()
-        if now - last > pause:
+        now, work = time.perf_counter(), time.process_time()
+        if now - last - (work - worked) > pause:
             found.append((start - begin, last - begin))
             start = now
-        last = now
+        last, worked = now, work
     return [*found, (start - begin, last - begin)]
 
 
