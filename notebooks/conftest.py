@@ -16,6 +16,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Chapter 3 is compared with its outputs where the lab is known to have cgroups; elsewhere it must run."""
+    """Chapter 3 is compared with its outputs where the lab is known to have cgroups; elsewhere it runs."""
     if item.path.name.startswith("03_") and os.environ.get(STRICT) != "strict":
         item.options["check"] = False  # type: ignore[attr-defined]  # nbval's: compare the outputs

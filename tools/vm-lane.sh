@@ -10,6 +10,7 @@ project=/opt
 mount --bind "$(dirname "$0")/.." "$project"
 cd "$project" || exit 1
 export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 MYCONTAINER_CHAPTER_3=strict
+export MYCONTAINER_PATIENCE=30 # seconds, for what takes a moment to vanish
 echo "$project" >/run/mycontainer.pth # where .venv finds the project
 for installed in .venv/lib/python3*/site-packages/*mycontainer*.pth; do mount --bind /run/mycontainer.pth "$installed"; done
 # Our own files from memory: the machine's disk is a file server, which asks its host about each of them.
