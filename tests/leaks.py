@@ -19,7 +19,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ from mycontainer import cgroups
 from mycontainer.lab.state import sweep
 
 MARKER = "MYCONTAINER_TEST_RUN"  # environment variable that every descendant inherits
-PATIENCE = 1.0  # seconds: namespaces, and so mounts and veth pairs, are taken down asynchronously
+# Seconds: namespaces, and so mounts and veth pairs, are taken down asynchronously. Longer on a slow machine.
+PATIENCE = float(os.environ.get("MYCONTAINER_PATIENCE", "1"))
 OWN_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 
 
@@ -210,10 +211,14 @@ def snapshot() -> frozenset[Thing]:
     return frozenset(thing for look in LOOKS for thing in look())
 
 
-def left_over(before: frozenset[Thing]) -> list[Thing]:
-    """What is here now, was not here `before`, and is ours; waits up to PATIENCE seconds for it to go."""
+def left_over(before: frozenset[Thing], tidy: Callable[[], object] = lambda: None) -> list[Thing]:
+    """What is here now, was not here `before`, and is ours; waits up to PATIENCE seconds for it to go.
+
+    ``tidy`` is called before each look.
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
+        tidy()
         new = _only_ours(snapshot() - before)
         if not new or time.monotonic() > deadline:
             return sorted(new)
@@ -329,9 +334,9 @@ class LeakCheck:
             for thing in snapshot() - self.before:
                 self.first_seen.setdefault(thing, item.name)
             return ""
-        if is_cell(item):
-            sweep()  # as the next lab would: nbval ends a kernel, which is our launcher, by SIGKILL
-        leaked = left_over(self.before.union(*self.owned.values()))
+        before = self.before.union(*self.owned.values())
+        # As the next lab would: nbval ends a kernel, which is our launcher, by SIGKILL.
+        leaked = left_over(before, sweep) if is_cell(item) else left_over(before)
         if is_cell(item):  # cells run in the kernel: the descriptors here are those of nbval's own event loop
             leaked = [thing for thing in leaked if thing.kind != "descriptor"]
         name = item.parent.name if is_cell(item) and item.parent else item.nodeid
