@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from mycontainer import namespaces, network
+from mycontainer import namespaces, network, paths
 from mycontainer.engine import leases, uplink
 from needs import needs_root, needs_tool, needs_userns
 from sandbox import inside
@@ -57,12 +57,12 @@ def world() -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def visit(program: str) -> tuple[str, list[str]]:
+def visit(program: str, places: dict[str, str]) -> tuple[str, list[str]]:
     """What a container gets from the world, and who is still there afterwards."""
     with world():
         script = f"cat /etc/resolv.conf; echo who am I | timeout 8 nc -w 5 {WORLD} 80; true"
         done = subprocess.run([*COMMAND, "--network", N, "busybox", "sh", "-c", script],
-                              env={**os.environ, "MYCONTAINER_WAY_OUT": program},
+                              env={**os.environ, "MYCONTAINER_WAY_OUT": program, **places},
                               capture_output=True, text=True)
         deadline = time.monotonic() + 5
         while (left := running(program)) and time.monotonic() < deadline:
@@ -92,8 +92,11 @@ needs_pasta, needs_slirp = needs_tool("pasta", "passt"), needs_tool("slirp4netns
     pytest.param("slirp4netns", ("net",), marks=[needs_slirp, needs_root]),
     pytest.param("slirp4netns", ("user", "net"), marks=needs_slirp),
     pytest.param("pasta", ("user", "net"), marks=needs_pasta)])
-def test_the_world_is_reached_as_the_machine_itself(program: str, kinds: tuple[str, ...]) -> None:
-    said, left = inside(visit, program, kinds=kinds)
+def test_the_world_is_reached_as_the_machine_itself(program: str, kinds: tuple[str, ...],
+                                                    tmp_path: Path) -> None:
+    # Root of a user namespace would look for root's places.
+    places = {"MYCONTAINER_HOME": paths.data_dir(), "XDG_RUNTIME_DIR": str(tmp_path)}
+    said, left = inside(visit, program, places, kinds=kinds)
     assert "you are 192.0.2.1\n" in said
     assert f"nameserver {uplink.NAME_SERVER}\n" in said
     assert left == []
@@ -121,7 +124,7 @@ def test_which_program_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         assert uplink.find() == found
 
 
-def test_a_program_that_dies_is_no_failure_of_the_network(tmp_path: Any) -> None:
+def test_a_program_that_dies_is_no_failure_of_the_network(tmp_path: Path) -> None:
     fake = tmp_path / "slirp4netns"
     fake.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
     fake.chmod(0o755)
