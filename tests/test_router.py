@@ -78,6 +78,12 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+@pytest.fixture(autouse=True)
+def _no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sends anything off this machine, whatever is installed here."""
+    monkeypatch.setenv("MYCONTAINER_WAY_OUT", "no")
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Started]]:
     """`start(*words)`: `mycontainer run` with these words, in the background."""
