@@ -54,6 +54,7 @@ look_for_packages() {
     [ "$extras" = course,dev ] || return 0
     need bwrap bubblewrap "a container tool that the tests compare with"
     need umoci umoci "an image tool that the tests compare with"
+    need slirp4netns slirp4netns "leads out of a container's network"
     need setpriv util-linux "runs a command as another user"
     need useradd passwd "makes the ordinary user that the tests run as"
     need runuser util-linux "runs the tests as that user"

@@ -220,6 +220,8 @@ NEEDS = (
          program("ip", f"This kernel lacks them: modprobe veth bridge, or {NEWER}."), stands_on=(NET,)),
     Need(5, "address translation", trials.nat,
          program("nft", f"This kernel lacks it: modprobe nft_masq, or {NEWER}."), stands_on=(NET,)),
+    Need(5, "a way out of a network", trials.way_out, lambda machine: machine.install("slirp4netns"),
+         essential=False),
     Need(10, "QEMU", trials.qemu, lambda machine: machine.install(QEMU)),
     Need(10, "virtual machines in hardware (KVM)", trials.kvm, allow_kvm, essential=False),
 )

@@ -16,6 +16,7 @@ PACKAGES = {
     "ip": {"debian": "iproute2", "fedora": "iproute", "arch": "iproute2", "alpine": "iproute2",
            "suse": "iproute2"},
     "nft": dict.fromkeys(("debian", "fedora", "arch", "alpine", "suse"), "nftables"),
+    "slirp4netns": dict.fromkeys(("debian", "fedora", "arch", "alpine", "suse"), "slirp4netns"),
     "qemu-system-x86_64": {"debian": "qemu-system-x86", "fedora": "qemu-system-x86-core",
                            "arch": "qemu-system-x86", "suse": "qemu-x86"},
     "qemu-system-aarch64": {"debian": "qemu-system-arm", "fedora": "qemu-system-aarch64-core",
