@@ -1,7 +1,8 @@
 #!/bin/sh
 # The tests of cgroup version 2, in a virtual machine with Debian's kernel: for machines that have version 1.
 #
-#   tools/test-vm.sh                  `make test-vm`: the tests, as root and as an ordinary user
+#   tools/test-vm.sh                  `make test-vm`: the tests and chapter 3's notebook, as root and as an ordinary user
+#   tools/test-vm.sh --short          the part of it that is in `make test`
 #   tools/test-vm.sh COMMAND [...]    run one command in there, as root
 #
 # The kernel is unpacked from its .deb below .cache, not installed. The machine shows our files, read-only, through
@@ -43,12 +44,12 @@ image() { find "$kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort | head -n 1; 
 
 [ -n "$(image)" ] || fetch_kernel
 
-[ $# -gt 0 ] || set -- sh tools/vm-lane.sh
+case ${1:-} in '' | --short) set -- sh tools/vm-lane.sh "$@" ;; esac
 script=$(mktemp "${TMPDIR:-/tmp}/mycontainer-vm.XXXXXX") # so that nobody quotes twice
 trap 'rm -f "$script"' EXIT
 printf 'cd %s && %s\n' "$here" "$*" >"$script"
 
 status=0
-timeout "${VM_TIMEOUT:-600}" "$vng" -r "$(image)" --disable-kvm --force-9p \
+timeout "${VM_TIMEOUT:-1800}" "$vng" -r "$(image)" --disable-kvm --force-9p \
     -m 1G --cpus 2 -- "sh $script" </dev/null || status=$?
 exit "$status"
