@@ -26,16 +26,18 @@ def run(argv: Sequence[str], root: str | None = None, **how: object) -> int:
 
 
 def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] = KINDS,
-          unpack: Callable[[str], object] | None = None, volumes: Iterable[Volume] = (),
-          hostname: str = "mycontainer", env: Mapping[str, str] = ENVIRONMENT, workdir: str = "/",
-          uid_map: IdMap | None = None, gid_map: IdMap | None = None, cgroup: Cgroup | None = None,
+          layers: Sequence[str] = (), unpack: Callable[[str], object] | None = None,
+          volumes: Iterable[Volume] = (), hostname: str = "mycontainer",
+          env: Mapping[str, str] = ENVIRONMENT, workdir: str = "/", uid_map: IdMap | None = None,
+          gid_map: IdMap | None = None, cgroup: Cgroup | None = None,
           connect: Callable[[int], object] | None = None) -> Process:
     """Start a command in namespaces of its own, and in ``cgroup`` if there is one.
 
-    ``root`` becomes ``/`` (None: keep ours). With ``unpack`` it is only a place to mount a fresh tmpfs, which
-    ``unpack(root)`` fills and which vanishes with the container. The maps are as `namespaces.write_map` takes
-    them (None: only ourselves, as root). ``connect`` is called out here with the pid of the waiting PID 1,
-    to give its network namespace a wire. Raises ContainerError with a shell's exit code for it.
+    ``root`` becomes ``/`` (None: keep ours). With ``layers`` (directories, the lowest first) or ``unpack`` it
+    is only a place to mount a fresh tmpfs, which vanishes with the container: it takes what is changed in the
+    layers, and what ``unpack(root)`` writes. The maps are as `namespaces.write_map` takes them (None: only
+    ourselves, as root). ``connect`` is called out here with the pid of the waiting PID 1, to give its network
+    namespace a wire. Raises ContainerError with a shell's exit code for it.
     """
     kinds = tuple(kinds)
     if root is not None and "mnt" not in kinds:
@@ -50,7 +52,7 @@ def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] 
     def inside() -> None:
         settle(kinds, hostname, own_root=root is not None)
         if root is not None:
-            change_root(root, kinds, unpack, volumes)
+            change_root(root, kinds, layers, unpack, volumes)
         syscalls.chdir(workdir)
         execute(argv, env)
 
@@ -73,11 +75,16 @@ def settle(kinds: Sequence[str], hostname: str, own_root: bool) -> None:
             chroot.mount_proc("/")
 
 
-def change_root(root: str, kinds: Sequence[str], unpack: Callable[[str], object] | None,
-                volumes: Iterable[Volume]) -> None:
+def change_root(root: str, kinds: Sequence[str], layers: Sequence[str],
+                unpack: Callable[[str], object] | None, volumes: Iterable[Volume]) -> None:
     """Fill and furnish ``root``, and make it the root of this mount namespace."""
-    if unpack:
+    if layers or unpack:
         syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NODEV, "mode=755")
+    if layers:
+        from mycontainer.layers import make_upper, stack  # with tarfile, which no other start should load
+
+        stack(layers, root, *make_upper(root))
+    if unpack:
         unpack(root)
     chroot.furnish(root, own_pids="pid" in kinds, own_net="net" in kinds)
     for source, path, readonly in volumes:

@@ -59,6 +59,22 @@ def test_a_container_has_its_own_world(run: Run) -> None:
     assert "ID=mycontainer" in run("cat", "/etc/os-release")[1]
 
 
+def test_a_root_of_layers_is_written_to_above_them(image: str, tmp_path: Path, run: Run) -> None:
+    base, site = tmp_path / "base", tmp_path / "site"
+    base.mkdir()
+    site.mkdir()
+    images.unpack(image, base)
+    (base / "page").write_text("below")
+    (site / "page").write_text("above")
+    how: dict[str, Any] = {"layers": [str(base), str(site)], "unpack": lambda root: Path(root, "own").touch()}
+    script = "cat page; echo; ls own; rm bin/ls && echo mine >page; cat page; ls upper work 2>&-"
+    code, out = run("sh", "-c", script, **how)
+    assert (code, out.split()) == (1, ["above", "own", "mine"])  # and neither bin/ls nor what is behind it
+    assert (site / "page").read_text() == "above"
+    assert (base / "bin/ls").is_symlink()
+    assert run("cat", "page", **how) == (0, "above")  # the next one starts afresh
+
+
 def test_every_kind_asked_for_is_new_and_no_other(start: Start) -> None:
     here = namespaces.identify()
     process = start("sleep", "30")
@@ -271,7 +287,7 @@ def test_the_caller_fails_at_a_meeting_point(start: Start, monkeypatch: pytest.M
 def test_the_caller_dies_at_a_meeting_point(image: str, tmp_path: Path, where: str) -> None:
     """The runner waits for its maps, or PID 1 for its go; nobody will ever say it. The leak check looks."""
     at = f"{where} = lambda *_: (print(_[-1], flush=True), os.kill(os.getpid(), 9))\n"
-    dies = "import os\nfrom mycontainer import namespaces\n" + CALLER.replace(
+    dies = "import os\nfrom mycontainer import namespaces, spawn\n" + CALLER.replace(
         "process =", at + "process =", 1)
     with subprocess.Popen([sys.executable, "-c", dies, str(tmp_path), image, "sleep", "60"],
                           stdout=subprocess.PIPE) as caller:

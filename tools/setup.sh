@@ -44,6 +44,7 @@ look_for_packages() {
     is_static_busybox || want busybox-static "the base image is made of it"
     need newuidmap uidmap "gives an ordinary user's lab more than one user id"
     need ip iproute2 "shows and makes network devices"
+    need nft nftables "writes the rules by which containers get out (chapter 5)"
     need ps procps "shows processes from outside"
     need lsns util-linux "shows namespaces: unshare, nsenter, lsns"
     need strace strace "shows the system calls of a cell"
@@ -58,6 +59,11 @@ look_for_packages() {
     need runuser util-linux "runs the tests as that user"
     need nsenter util-linux "what the tests compare joining with"
     need readelf binutils "what the tests compare our reading of programs with"
+    if [ "$(uname -m)" = x86_64 ] && is_debian; then # the tests of cgroup version 2 run in a virtual machine
+        need qemu-system-x86_64 qemu-system-x86 "is that machine"
+        need depmod kmod "lists the modules of its kernel"
+        need udevadm udev "tells it apart from other machines"
+    fi
     need shellcheck shellcheck "reads our shell scripts"
     ! is_debian || need chromium chromium "shows that no output of a cell can harm a notebook" # Ubuntu has it as a snap
     need git git "copies the project for the ordinary user's tests"

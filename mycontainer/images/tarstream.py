@@ -90,7 +90,7 @@ class Reader:
         if not any(header):
             return b""
         given = _number(header[148:156])
-        if given not in (sum(header) - sum(header[148:156]) + 256, _signed_sum(header)):
+        if given != sum(header) - sum(header[148:156]) + 256 and given != _signed_sum(header):
             raise BadTar("not a tar, or a damaged one: a header's checksum is wrong")
         return header
 

@@ -209,12 +209,14 @@ def _workshop() -> Iterator[str]:
 
     On a tmpfs that nobody sees later: ``rm -rf /`` inside would take the empty one from under the overlays.
     """
-    place = f"{ROOT}/mnt"
+    place = f"{ROOT}/run/lab/workshop"  # nowhere that a tree of the host's may lie below, as it may /mnt
+    os.makedirs(place)
     syscalls.mount("tmpfs", place, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64k")
     os.mkdir(f"{place}/tree")
     os.mkdir(f"{place}/empty")
     yield place
     syscalls.umount2(place, syscalls.MNT_DETACH)
+    os.rmdir(place)
 
 
 def _has_mounts_below(path: str) -> bool:
