@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
     from types import FrameType
 
+    from mycontainer.engine.outlet import Outlet
     from mycontainer.engine.ports import Port
 
 RUN = Command(
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
                for name, parse in LIMITS.items() if name in given}
     wishes["env"] = parse_env(given.get("env", []))
     wishes["volumes"] = [parse_volume(text) for text in given.get("volume", [])]
-    wishes |= {"publish": given.get("publish", []), "tell_ports": tell_ports}
+    wishes |= {"publish": given.get("publish", []), "tell_ports": tell_ports, "tell_outlets": tell_outlets}
     if "rootfs" not in wishes and not words:
         raise ContainerError("which image?", hint=f"Usage: {RUN.usage}")
     image = None if "rootfs" in wishes else words.pop(0)
@@ -158,6 +159,15 @@ def tell_ports(ports: Sequence[Port]) -> None:
             address = f"[{port.addresses[0]}]" if ":" in port.addresses[0] else port.addresses[0]
             print(f"mycontainer: {address}:{port.outside} leads to {port.inside}/{port.protocol}",
                   file=sys.stderr)
+
+
+def tell_outlets(outlets: Sequence[Outlet], refusals: Sequence[ContainerError]) -> None:
+    """Say where the ports are outside of the lab that we are in, and which are not."""
+    for one in outlets:
+        print(f"mycontainer: outside the lab it is {one.url}", file=sys.stderr)
+    for refusal in refusals:
+        print(f"mycontainer: {refusal}", *([f"hint: {refusal.hint}"] if refusal.hint else []), sep="\n",
+              file=sys.stderr)
 
 
 def on_own_terminal(start: Callable[[int], Process]) -> int:
