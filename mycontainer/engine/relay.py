@@ -20,7 +20,7 @@ CHUNK = 65536
 MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
 PATIENCE = 1.0   # seconds that a caller waits for somebody to listen inside: it may still be starting
 RETRY = 0.01     # seconds between two tries
-REST = 0.1       # seconds that a listener rests, which is full or has found no descriptor left
+REST = 0.1       # seconds that a listener rests, which has found no descriptor left
 PULSE = 1.0      # seconds between two beats
 
 Address = tuple[str, int]
@@ -132,10 +132,10 @@ class Relay:
     def _open(self, door: Door) -> None:
         self.selector.register(door.listener, selectors.EVENT_READ, lambda _: self._accept(door))
 
-    def _rest(self, door: Door) -> None:
-        """Accept nobody for a moment: they wait in the listener's queue, and we do not spin."""
+    def _rest(self, door: Door, seconds: float) -> None:
+        """Accept nobody for a moment, or until somebody leaves: they wait in the listener's queue."""
         self.selector.unregister(door.listener)
-        door.closed_until = time.monotonic() + REST
+        door.closed_until = time.monotonic() + seconds
         self.resting.append(door)
 
     def _accept(self, door: Door) -> None:
@@ -146,12 +146,12 @@ class Relay:
         except (BlockingIOError, ConnectionError):
             return  # the caller has gone again
         except OSError:  # no descriptor left
-            self._rest(door)
+            self._rest(door, REST)
             return
         connection.setblocking(False)
         door.callers += 1
         if door.callers == door.most:
-            self._rest(door)
+            self._rest(door, 0)
         self._connect(Caller(connection, door, time.monotonic() + door.patience))
 
     def _connect(self, caller: Caller) -> None:
