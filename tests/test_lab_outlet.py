@@ -96,13 +96,17 @@ def get(url: str) -> str:
         return str(answer.read().decode())
 
 
+def place(url: str) -> tuple[str, int]:
+    host, _, number = url.removeprefix("http://").rpartition(":")
+    return host, int(number)
+
+
 def closed(url: str, seconds: float = 5) -> bool:
     """Whether nobody listens there any more, in a moment."""
-    host, _, number = url.removeprefix("http://").rpartition(":")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with socket.socket() as caller:
-            if caller.connect_ex((host, int(number))):
+            if caller.connect_ex(place(url)):
                 return True
         time.sleep(0.02)
     return False
@@ -131,7 +135,7 @@ def test_only_on_loopback_and_not_at_the_address_of_jupyter(lab: Kernel, port: i
         rows = [row.split() for row in (Path("/proc/net/tcp").read_text()
                                         + Path("/proc/net/tcp6").read_text()).splitlines()]
         listening = [row[1] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == ports.LISTENING]
-    host = url.removeprefix("http://").partition(":")[0]
+    host, _ = place(url)
     assert host in outlet.ADDRESSES
     packed = socket.inet_aton(host)[::-1].hex().upper()
     assert sorted(listening) == sorted([f"0100007F:{port:04X}", f"{packed}:{port:04X}"])
@@ -144,6 +148,19 @@ def test_another_address_and_port_inside(lab: Kernel) -> None:
     lab.run(f"serve({second}, '127.0.0.9')")
     assert get(lab.value(f"str(lab.publish({first}, '127.0.0.9', {second}))")) == "from the lab"
     lab.run(f"lab.publish({first}).close()")
+
+
+@needs_lab
+def test_an_address_that_leads_nowhere_ends_nobody(lab: Kernel) -> None:
+    odd = ["255.255.255.255", "224.0.0.1", "fe80::1", "::ffff:127.0.0.1", "10.9.8.7", "::", "0.0.0.0"]
+    pages = dict(zip(free_ports(len(odd)), odd, strict=True))
+    urls = lab.value(f"[str(lab.publish(n, host)) for n, host in {pages}.items()]")
+    callers = [socket.create_connection(place(url), 10) for url in urls]
+    for caller in callers:
+        with caller, pytest.raises(ConnectionResetError):
+            caller.recv(1)
+    lab.run(f"for n in {[*pages]}: lab.publish(n).close()")
+    assert lab.value("1 + 1") == 2
 
 
 @needs_lab
@@ -352,9 +369,8 @@ def test_a_flood_of_callers(lab: Kernel, port: int) -> None:
     def call() -> None:
         heard.extend(get(url) for _ in range(10))
 
-    host, _, number = url.removeprefix("http://").rpartition(":")
     threads = [threading.Thread(target=call) for _ in range(20)]
-    idle = [socket.create_connection((host, int(number))) for _ in range(outlet.CALLERS - 2)]
+    idle = [socket.create_connection(place(url)) for _ in range(outlet.CALLERS - 2)]
     for one in threads:
         one.start()
     assert lab.value("1 + 1") == 2

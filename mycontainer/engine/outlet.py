@@ -11,14 +11,16 @@ them. There is nothing to take back. man 7 unix, "abstract".
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mycontainer.engine.ports import Port
 from mycontainer.errors import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mycontainer.engine.ports import Port
 
 PLACE = "\0mycontainer-lab"
 EVERYBODY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where to find who listens for all callers
@@ -59,6 +61,8 @@ def ask(port: int, host: str = "127.0.0.1", inside: int = 0) -> Outlet:
     ``host`` is an IP address as this lab's network knows it, ``inside`` a port, 0 for the same one. Raises
     ContainerError, with the reason of who refused.
     """
+    import json  # who is in no lab should not pay for loading it
+
     lease = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         lease.settimeout(PATIENCE)

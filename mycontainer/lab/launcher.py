@@ -193,8 +193,9 @@ class Lab:
         message = doorman.said(self.channel)
         if message is None:
             return False
+        asked, _ = message
         with suppress(OSError):  # gone meanwhile: its end is the next that we see
-            outlet.grant(self.channel, message[0]["number"], message[0]["port"])
+            outlet.grant(self.channel, asked["number"], asked["port"])
         return True
 
     def _obey(self, signals: bytes) -> bool:
