@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import itertools
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ import pytest
 pytest.importorskip("jupyter_client", reason="needs the Python module jupyter_client")
 
 from lab_kernel import Kernel, children_of, family, kernel, kill, parent_of, wait_until_gone
+from mycontainer.engine import outlet as engine
 from mycontainer.engine import ports
 from mycontainer.engine.outlet import EVERYBODY, PLACE, worth_asking
 from mycontainer.errors import ContainerError
@@ -467,6 +469,48 @@ def test_sigkills_leave_no_port_open(order: tuple[str, ...], tmp_path: Path, por
 def test_sigkills_in_every_order_leave_no_port_open(order: tuple[str, ...], tmp_path: Path,
                                                     port: int) -> None:
     assert_closed_after(order, tmp_path, port)
+
+
+# ---- who asks --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """A doorman who says this, or nothing at all; what they hear."""
+    here = f"\0test-outlet-{os.getpid()}"
+    monkeypatch.setattr(engine, "PLACE", here)
+    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+    heard: list[Any] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(here)
+        listener.listen()
+
+        def hear() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                heard.append(json.loads(connection.recv(5000)))
+                connection.send(answer) if answer else time.sleep(0 if answer == b"" else 0.6)
+
+        thread = threading.Thread(target=hear)
+        thread.start()
+        yield heard
+        thread.join()
+
+
+def test_the_question_names_who_listens_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found at their loopback address, whose callers the relay knows how to tell apart."""
+    with answering(b'{"address": "127.0.0.2"}', monkeypatch) as heard:
+        granted = engine.ask(8080, "0.0.0.0")
+        granted.lease.close()
+    assert heard == [{"port": 8080, "host": "127.0.0.1", "inside": 8080}]
+    assert granted.url == "http://127.0.0.2:8080"
+
+
+@pytest.mark.parametrize(("answer", "reason"), [(None, "timed out"), (b"", "the lab ends"), (
+    b'{"what": "no", "reason": "taken", "hint": "another"}', "no: taken")])
+def test_an_answer_that_is_none(answer: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(answer, monkeypatch), pytest.raises(ContainerError, match=reason):
+        engine.ask(8080)
 
 
 # ---- without a lab ---------------------------------------------------------------------------------------
