@@ -260,7 +260,8 @@ def test_a_stopped_pid_1_ends_with_the_launcher(tmp_path: Path) -> None:
     """It sees nothing, as one whose parent-death signal root inside has undone: the doorman ends it."""
     with stubborn_lab(tmp_path) as roles:
         everybody = everybody_in(roles["init"])
-        os.kill(roles["init"], signal.SIGSTOP)
+        for role in ("init", "server"):  # the server would end, and the doorman sees that too
+            os.kill(roles[role], signal.SIGSTOP)
         kill(roles["launcher"])
         assert wait_until_gone([*everybody, roles["doorman"]]) == []
 
