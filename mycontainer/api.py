@@ -114,8 +114,8 @@ def _join(network: str, names: Sequence[str], publish: Sequence[str], mtu: int,
             raise ContainerError(f"cannot use the network {network}", "nobody here knows containers by name",
                                  "To share one with others: --network NAME, the same for all.")
         try:
-            namespaces.enter(find_pid(network.removeprefix(OF_ANOTHER)), ["net"] if os.geteuid() == 0
-                             else ["user", "net"])
+            namespaces.enter(find_pid(network.removeprefix(OF_ANOTHER)),
+                             ["net"] if idmap.real_root() else ["user", "net"])
         except OSError as error:
             raise explain(f"cannot enter the network of {network}", error) from error
     return None

@@ -40,12 +40,12 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("memory", "the most memory, in bytes or with k, m, g: 64m", "SIZE", "m"),
     Option("cpus", "the most CPU time, as a number of CPUs: 0.5", "NUMBER"),
     Option("pids-limit", "the most processes (-1: no limit)", "NUMBER"),
-    Option("publish", "lead callers of port HOST to PORT inside: 8080:80, 53:53/udp.\n"
-           "Only callers on this machine; 0.0.0.0:8080:80 lets in all who\n"
-           "can reach it (Docker always does)", "[HOST:]PORT", "p", many=True),
-    Option("network", "none (default): only a loopback device; host: this machine's;\n"
-           "container:NAME: that one's; any other NAME: a network that all\n"
-           "who name it share (with -p: bridge)", "NAME"),
+    Option("publish", "lead callers of port HOST to PORT inside: 8080:80, 53:53/udp;\n"
+           "only callers on this machine: 0.0.0.0:8080:80 lets in all\n"
+           "who can reach it, as Docker always does", "[HOST:]PORT", "p", many=True),
+    Option("network", "none (default): only a loopback device; host: this\n"
+           "machine's; container:NAME: that one's; any other NAME: a\n"
+           "network that all who name it share (with -p: bridge)", "NAME"),
     Option("name", "the name by which others of its network find it", "NAME"),
     Option("rootfs", "start in DIR itself, whose changes stay", "DIR"),
     Option("rm", "always so; accepted for those used to Docker"),

@@ -57,12 +57,17 @@ def choose_maps() -> tuple[Map, Map]:
     """
     if os.geteuid() != 0:
         return _with_subordinates()
-    if namespaces.own_ids() != EVERYTHING:
+    if not real_root():
         return _as_we_have("uid_map"), _as_we_have("gid_map")
     uids, gids = _granted_to_root("/etc/subuid"), _granted_to_root("/etc/subgid")
     if uids is None or gids is None:
         uids = gids = free_range()
     return [(0, uids, COUNT)], [(0, gids, COUNT)]
+
+
+def real_root() -> bool:
+    """Are we root of the host, and not only of a user namespace, with what is left of its rights?"""
+    return os.geteuid() == 0 and namespaces.own_ids() == EVERYTHING
 
 
 def _as_we_have(name: str) -> Map:

@@ -3,6 +3,7 @@
     networks/NAME/lock           held while somebody reads or changes the others
     networks/NAME/leases/N       who has address number N; locked by them for as long as they live
     networks/NAME/next           the number after the last that was given out
+    networks/NAME/members        locked by all of them together: who has it alone, knows that they are gone
     networks/NAME/hosts          the /etc/hosts of every container in it, written anew in place
 
 A lock ends with its process, however that ends: whoever finds a lease that is not locked removes it. So there
@@ -25,9 +26,12 @@ from mycontainer.errors import ContainerError, explain
 # Every network is a world of its own, so they may all have the same addresses. The IPv6 ones are "unique
 # local" (RFC 4193), whose forty bits would be random if two such networks could ever meet.
 PREFIX, PREFIX6 = 16, 64
+NETWORK, NETWORK6 = "10.88.0.0/16", "fd6d:7963:6f6e::/64"
 FIRST, LAST = 2, 65534  # number 1 is the router's, 65535 means everybody
 LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 NO_NAMES = "# No name server: containers of this network are in /etc/hosts.\noptions timeout:1 attempts:1\n"
+NO_WAY_OUT = "# No way out of this network: {}.\n" + NO_NAMES
+GONE = ".gone-"  # what is being removed is called so: no network's name begins with a dot
 WALK = 0o711  # root of a container is a stranger out here, and must walk through to its files
 
 
@@ -74,7 +78,9 @@ class Network:
         self.name = name
         self.path = os.path.join(paths.runtime_dir(), "networks", name)
         self.hosts, self.resolv = f"{self.path}/hosts", f"{self.path}/resolv.conf"
+        self.members = f"{self.path}/members"
         self.held: dict[Place, int] = {}  # our own leases: descriptors with a lock
+        self.belonging = -1               # and the one that we share with all members
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -119,6 +125,12 @@ class Network:
                 os.close(fd)
         return living
 
+    def belong(self) -> None:
+        """Be a member from now on, for as long as we live or until the last address is given back."""
+        if self.belonging < 0:
+            self.belonging = os.open(self.members, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self.belonging, fcntl.LOCK_SH)
+
     def take(self, names: Iterable[str]) -> Place:
         """Take the address that has been free for the longest: the old namespace of one that has just become
         free may still be there. Raises ContainerError when there is none."""
@@ -153,7 +165,17 @@ class Network:
         if self.leases():
             self.write_files()
         else:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.remove()
+        if not self.held and self.belonging >= 0:
+            os.close(self.belonging)
+            self.belonging = -1
+
+    def remove(self) -> None:
+        """Remove the directory. First out of the way, all at once: others are making it anew already."""
+        gone = os.path.join(os.path.dirname(self.path), f"{GONE}{os.urandom(6).hex()}")
+        with suppress(FileNotFoundError):
+            os.rename(self.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def write_files(self) -> None:
         """Tell everybody who is there, in the very file that the containers have mounted."""
@@ -161,17 +183,24 @@ class Network:
                 for ip in (lease.place.ip, lease.place.ip6)]
         _write(self.hosts, "".join([LOCALHOST, *rows]))
         if not os.path.exists(self.resolv):
-            _write(self.resolv, NO_NAMES)
+            self.say_names(NO_NAMES)
+
+    def say_names(self, text: str) -> None:
+        """What every container of this network finds in /etc/resolv.conf."""
+        _write(self.resolv, text)
 
 
 def sweep() -> None:
     """Remove what networks have left behind whose members all died without a word."""
     home = os.path.join(paths.runtime_dir(), "networks")
     for name in os.listdir(home) if os.path.isdir(home) else ():
+        if name.startswith(GONE):  # somebody was killed while removing it
+            shutil.rmtree(os.path.join(home, name), ignore_errors=True)
+            continue
         network = Network(name)
         with network.locked():
             if not network.leases():
-                shutil.rmtree(network.path, ignore_errors=True)
+                network.remove()
 
 
 def start_of(pid: int) -> int:

@@ -44,7 +44,7 @@ class Listener(NamedTuple):
 def parse(text: str) -> list[Port]:
     """What ``-p`` means: ``8080:80``, ``80``, ``127.0.0.1::80``, ``[::1]:8000-8002:80-82/udp``."""
     address = r"(?:(\[[\da-fA-F:.]+\]|\d+\.[\d.]+):)?"
-    found = re.fullmatch(address + r"(?:(\d*|\d+-\d+):)?(\d+|\d+-\d+)(?:/(tcp|udp))?", text)
+    found = re.fullmatch(address + r"(?:(\d*|\d+-\d+):)?(\d+|\d+-\d+)(?:/(tcp|udp))?", text, re.ASCII)
     if not found:
         raise _wrong(text)
     ip, outside, inside, protocol = found.groups()

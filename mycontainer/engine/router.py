@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from mycontainer import namespaces, network, paths, syscalls
-from mycontainer.engine import idmap, leases, outlet, ports
+from mycontainer.engine import idmap, leases, outlet, ports, uplink
 from mycontainer.engine.leases import ROUTER, Lease, Network
 from mycontainer.engine.outlet import Outlet
 from mycontainer.engine.ports import Listener
@@ -142,18 +142,41 @@ def has_ipv6() -> bool:
 def enter(there: Network, mtu: int = 1500) -> None:
     """Move this process into the router of a network, which must be `locked`; it is made if nobody has it."""
     if members := there.leases():
+        there.belong()
         join(there, members)
         return
+    there.belong()
+    program = uplink.find()
+    way_out = uplink.Uplink(program, there.members, f"{there.path}/{program}.log", mtu) if program else None
     try:
-        if os.geteuid() != 0:
+        if not idmap.real_root():
             own_user_namespace()
         namespaces.create(["net"])
         network.ask(network.up("lo"), network.bridge(BRIDGE, ROUTER.mac, mtu))
         network.ask(network.up(BRIDGE), network.address(BRIDGE, f"{ROUTER.ip}/{leases.PREFIX}"))
         if has_ipv6():
             network.ask(network.address(BRIDGE, f"{ROUTER.ip6}/{leases.PREFIX6}"))
+        there.say_names(open_way_out(way_out, program))
     except OSError as error:
         raise explain(f"cannot make the network {there.name}", error) from error
+
+
+def open_way_out(way_out: uplink.Uplink | None, program: str) -> str:
+    """Let the router pass on what is for the world; returns what to tell its containers about names.
+
+    Containers reach each other without it, so a network that has none is no failure.
+    """
+    if way_out is None:
+        return leases.NO_WAY_OUT.format("neither slirp4netns nor pasta is installed")
+    if not way_out.attach():
+        return leases.NO_WAY_OUT.format(f"{program} could not make one")
+    try:
+        network.forward()
+        network.masquerade(leases.NETWORK)
+        network.masquerade(leases.NETWORK6)
+    except (OSError, ContainerError) as error:
+        return leases.NO_WAY_OUT.format(" ".join(str(error).split()))
+    return f"nameserver {uplink.NAME_SERVER}\n"
 
 
 def join(there: Network, members: Iterable[Lease]) -> None:
@@ -174,7 +197,7 @@ def join(there: Network, members: Iterable[Lease]) -> None:
 
 
 def own_user_namespace() -> None:
-    """A user namespace with all ids that are ours, whose root we become.
+    """A user namespace with all ids that we have, whose root we become.
 
     Its maps have to be written from outside, so a child stays there for it. man 7 user_namespaces.
     """
