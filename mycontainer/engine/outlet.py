@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 PLACE = "\0mycontainer-lab"
 EVERYBODY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where to find who listens for all callers
 LARGEST = 4096   # bytes of a question or an answer
-PATIENCE = 5.0   # seconds that we wait for the answer: the launcher may be stopped
+PATIENCE = 5     # seconds that we wait for the answer: the launcher may be stopped
 
 
 class Outlet(NamedTuple):
@@ -65,7 +66,8 @@ def ask(port: int, host: str = "127.0.0.1", inside: int = 0) -> Outlet:
 
     lease = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        lease.settimeout(PATIENCE)
+        for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # with settimeout a full queue would be an error
+            lease.setsockopt(socket.SOL_SOCKET, way, struct.pack("ll", PATIENCE, 0))
         lease.connect(PLACE)
         wish = {"port": port, "host": EVERYBODY.get(host, host), "inside": inside or port}
         lease.send(json.dumps(wish).encode())
@@ -81,7 +83,6 @@ def ask(port: int, host: str = "127.0.0.1", inside: int = 0) -> Outlet:
     except BaseException:
         lease.close()
         raise
-    lease.settimeout(None)
     return Outlet(port, told["address"], lease)
 
 
@@ -90,4 +91,5 @@ def _unheard(port: int, error: OSError) -> ContainerError:
     if isinstance(error, ConnectionRefusedError):
         return ContainerError(what, "nobody hears us", "This process is in another network namespace than "
                               "the lab itself: ask before you enter it.")
-    return ContainerError(what, str(error) or "no answer", "Try once more.")
+    reason = "no answer" if isinstance(error, BlockingIOError) else error.strerror or str(error)
+    return ContainerError(what, reason, "Try once more.")
