@@ -54,12 +54,8 @@ def main(errand: Errand, launcher: Channel) -> int:
         launcher.send(channel.JOINING)
         launcher.expect(channel.JOINED)
         view = enter_first(errand, launcher)
-        pidfd, pid = make_lab(errand, launcher)
-        net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        syscalls.setns(net, syscalls.CLONE_NEWNET)
-        os.close(net)
+        pidfd, pid, asks = make_lab(errand, launcher)
         chroot.pivot(sandbox.ROOT)  # or this copy of the host's mounts would keep its disks busy
-        asks = outlet.listen()
         view.hold()
         launcher.send(channel.RUNNING, init=pid, open=view.open)
     except BaseException as error:
@@ -125,8 +121,11 @@ def hint_for(error: OSError) -> str:
     return ""
 
 
-def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
-    """Fork the porter and, through it, PID 1; returns (a pidfd of PID 1, its pid as seen from here)."""
+def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int, socket.socket]:
+    """Fork the porter and, through it, PID 1, and join its network.
+
+    Returns (a pidfd of PID 1, its pid as seen from here, where we hear who asks for an outlet).
+    """
     ours, theirs = Channel.pair()
     porter = os.fork()
     if porter == 0:  # the porter, and from its fork on PID 1
@@ -149,10 +148,14 @@ def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
     pid = ours.expect(channel.BORN)[0]["pid"]
     pidfd = os.pidfd_open(pid)
     os.waitpid(porter, 0)
+    net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    syscalls.setns(net, syscalls.CLONE_NEWNET)
+    os.close(net)
+    asks = outlet.listen()  # before there is anybody who may ask, or be at our place
     ours.send(channel.GO)
     ours.expect(channel.RUNNING)
     ours.close()
-    return pidfd, pid
+    return pidfd, pid, asks
 
 
 def _porter(errand: Errand, doorman: Channel) -> int:
