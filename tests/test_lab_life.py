@@ -256,6 +256,16 @@ def test_a_stopped_launcher_does_not_keep_the_lab_alive(tmp_path: Path) -> None:
         assert wait_until_gone([roles["launcher"]]) == []
 
 
+def test_a_stopped_pid_1_ends_with_the_launcher(tmp_path: Path) -> None:
+    """It sees nothing, as one whose parent-death signal root inside has undone: the doorman ends it."""
+    with stubborn_lab(tmp_path) as roles:
+        everybody = everybody_in(roles["init"])
+        for role in ("init", "server"):  # the server would end, and the doorman sees that too
+            os.kill(roles[role], signal.SIGSTOP)
+        kill(roles["launcher"])
+        assert wait_until_gone([*everybody, roles["doorman"]]) == []
+
+
 def test_what_will_be_made_is_written_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever kills the launcher between the two leaves nothing that a sweep misses."""
     from mycontainer.lab import launcher, limits, state

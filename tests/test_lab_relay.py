@@ -256,3 +256,51 @@ def test_a_unix_socket_in_front(tmp_path: Path) -> None:
             caller.sendall(b"x")
             assert connection.recv(1) == b"x"
     assert os.path.exists(tmp_path / "k-0")
+
+
+def test_a_door_that_is_full_can_be_closed() -> None:
+    """Who has come by it stays, and who was about to is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        carrier = relay.Relay()
+        door = engine.Door(relay.listen("tcp", "127.0.0.1", 0), server.getsockname(), most=1)
+        address = door.listener.getsockname()
+        carrier.open(door)
+        with socket.create_connection(address) as caller:
+            carrier._accept(door)
+            assert carrier.resting == [door]
+            carrier.close(door)
+            assert carrier.resting == []
+            carrier._accept(door)  # the last round of events still had it
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+            for key in list(carrier.selector.get_map().values()):  # of the caller, on the way in
+                key.data(key.events)
+            caller.sendall(b"x")
+            connection, _ = server.accept()
+            for key in list(carrier.selector.get_map().values()):
+                key.data(key.events)
+            with connection:
+                assert connection.recv(1) == b"x"
+        for key in list(carrier.selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        carrier.selector.close()
+
+
+def test_what_does_not_beat_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what a published page is asked, the notebook's view of its files need not hear."""
+    beats: list[int] = []
+    carrier = relay.Relay(lambda: beats.append(1))
+    one, other = socket.socketpair()
+    for beating, count in ((False, 0), (True, 1)):
+        with socket.socket() as listener:
+            door = engine.Door(listener, ("127.0.0.1", 9), beats=beating)
+            outer, inner = engine.Side(one, door, True), engine.Side(other, door, False)
+            outer.opposite, inner.opposite = inner, outer
+            other.send(b"x")
+            carrier._read(outer)
+            assert len(beats) == count
+            one.recv(1)
+    one.close()
+    other.close()
+    carrier.selector.close()

@@ -179,7 +179,7 @@ def test_a_command_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def host_facts(since: int) -> dict[str, object]:
     """A state file whose lab has ended, and whose pid is now that of a process of the host: us."""
-    return {"init": os.getpid(), "init_started": since, "cgroups": [], "workdir": "/",
+    return {"init": os.getpid(), "init_started": since, "cgroups": [], "for_guests": [], "workdir": "/",
             "env": {"MYCONTAINER_LAB_LIMITS": "{}"}}
 
 

@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading it takes longer than all the rest of this file
     from types import FrameType
 
+    from mycontainer.engine.outlet import Outlet
     from mycontainer.engine.ports import Port
 
 RUN = Command(
@@ -98,14 +99,17 @@ def main(arguments: Sequence[str]) -> int:
     record = state.create(given.get("name", [None])[-1], image or "rootfs", "rm" in given or not detach)
     wishes |= {"name": record.name, "hostname": wishes.get("hostname", record.id[:12])}
     ports: list[Port] = []
+    urls: list[str] = []  # in a lab: where the ports are outside of it
     wishes["tell_ports"] = ports.extend if detach else lambda them: ports.extend(told(them))
+    wishes["tell_outlets"] = lambda outlets, refusals: urls.extend(one.url for one in outlets) if detach \
+        else tell_outlets(outlets, refusals)
 
     def start(terminal: int | None = None) -> Process:
         process = api.start(image, command, terminal=terminal, **wishes)  # type: ignore[arg-type]
         try:
             record.runs(process.pid, image=image or wishes["rootfs"], command=command, env=wishes["env"],
                         workdir=wishes.get("workdir", "/"), hostname=wishes["hostname"],
-                        ports=ports_text(ports))
+                        ports=", ".join([*ports_text(ports), *urls]))
         except BaseException:
             process.kill()
             process.wait()
@@ -210,10 +214,10 @@ def pid_of(word: str) -> int:
     return one.pid
 
 
-def ports_text(ports: Sequence[Port]) -> str:
+def ports_text(ports: Sequence[Port]) -> list[str]:
     """As `ps` shows them: ``127.0.0.1:8080->80/tcp``."""
-    return ", ".join(f"{bracketed(address)}:{port.outside}->{port.inside}/{port.protocol}"
-                     for port in ports for address in port.addresses)
+    return [f"{bracketed(address)}:{port.outside}->{port.inside}/{port.protocol}"
+            for port in ports for address in port.addresses]
 
 
 def bracketed(address: str) -> str:
@@ -228,6 +232,15 @@ def told(ports: list[Port]) -> list[Port]:
             print(f"mycontainer: {bracketed(port.addresses[0])}:{port.outside} leads to "
                   f"{port.inside}/{port.protocol}", file=sys.stderr)
     return ports
+
+
+def tell_outlets(outlets: Sequence[Outlet], refusals: Sequence[ContainerError]) -> None:
+    """Say where the ports are outside of the lab that we are in, and which are not."""
+    for one in outlets:
+        print(f"mycontainer: outside the lab it is {one.url}", file=sys.stderr)
+    for refusal in refusals:
+        print(f"mycontainer: {refusal}", *([f"hint: {refusal.hint}"] if refusal.hint else []), sep="\n",
+              file=sys.stderr)
 
 
 def on_own_terminal(start: Callable[[int], Process]) -> int:

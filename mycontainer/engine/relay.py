@@ -20,18 +20,22 @@ CHUNK = 65536
 MOST = 64        # callers of one listener at a time: any user of the machine may come to a port of the host's
 PATIENCE = 1.0   # seconds that a caller waits for somebody to listen inside: it may still be starting
 RETRY = 0.01     # seconds between two tries
-REST = 0.1       # seconds that a listener rests, which is full or has found no descriptor left
+REST = 0.1       # seconds that a listener rests, which has found no descriptor left
 PULSE = 1.0      # seconds between two beats
 
 Address = tuple[str, int]
 
 
 class Door:
-    """A listener, and where those who come to it are led; ``source`` is the address to come from, inside."""
+    """A listener, and where those who come to it are led; ``source`` is the address to come from, inside.
+
+    At most ``most`` callers are led at a time; what they say ``beats``, see `Relay`, or it does not.
+    """
 
     def __init__(self, listener: socket.socket, inside: Address, source: str = "",
-                 patience: float = PATIENCE) -> None:
+                 patience: float = PATIENCE, most: int | None = None, beats: bool = True) -> None:
         self.listener, self.inside, self.source, self.patience = listener, inside, source, patience
+        self.most, self.beats = most or MOST, beats
         self.callers = 0
         self.closed_until = 0.0
 
@@ -72,8 +76,20 @@ class Relay:
     def publish(self, listener: socket.socket, inside: Address, source: str = "",
                 patience: float = PATIENCE) -> None:
         """Connect whoever comes to ``listener`` with the address ``inside``."""
-        listener.setblocking(False)
-        self._open(Door(listener, inside, source, patience))
+        self.open(Door(listener, inside, source, patience))
+
+    def open(self, door: Door) -> None:
+        """Connect whoever comes to this door."""
+        door.listener.setblocking(False)
+        self._open(door)
+
+    def close(self, door: Door) -> None:
+        """Nobody comes by this door any more; those who have come stay until they or their host leave."""
+        if door in self.resting:
+            self.resting.remove(door)
+        else:
+            self.selector.unregister(door.listener)
+        door.listener.close()
 
     def watch(self, fd: int, then: Callable[[], None]) -> None:
         """Call ``then`` once, as soon as ``fd`` is readable: the end of a process stays readable for ever."""
@@ -108,7 +124,7 @@ class Relay:
             self._connect(caller)
         doors, self.resting = self.resting, []
         for door in doors:
-            if door.callers < MOST and time.monotonic() >= door.closed_until:
+            if door.callers < door.most and time.monotonic() >= door.closed_until:
                 self._open(door)
             else:
                 self.resting.append(door)
@@ -116,24 +132,26 @@ class Relay:
     def _open(self, door: Door) -> None:
         self.selector.register(door.listener, selectors.EVENT_READ, lambda _: self._accept(door))
 
-    def _rest(self, door: Door) -> None:
-        """Accept nobody for a moment: they wait in the listener's queue, and we do not spin."""
+    def _rest(self, door: Door, seconds: float) -> None:
+        """Accept nobody for a moment, or until somebody leaves: they wait in the listener's queue."""
         self.selector.unregister(door.listener)
-        door.closed_until = time.monotonic() + REST
+        door.closed_until = time.monotonic() + seconds
         self.resting.append(door)
 
     def _accept(self, door: Door) -> None:
+        if door.listener.fileno() < 0:
+            return  # closed in this very round
         try:
             connection, _ = door.listener.accept()
         except (BlockingIOError, ConnectionError):
             return  # the caller has gone again
         except OSError:  # no descriptor left
-            self._rest(door)
+            self._rest(door, REST)
             return
         connection.setblocking(False)
         door.callers += 1
-        if door.callers == MOST:
-            self._rest(door)
+        if door.callers == door.most:
+            self._rest(door, 0)
         self._connect(Caller(connection, door, time.monotonic() + door.patience))
 
     def _connect(self, caller: Caller) -> None:
@@ -201,7 +219,7 @@ class Relay:
             return
         if not data:
             side.reading = False
-        if side.outside:
+        if side.outside and side.door.beats:
             self._beat()
         side.opposite.unsent += data
         self._send(side.opposite)

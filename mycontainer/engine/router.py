@@ -20,8 +20,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from mycontainer import namespaces, network, paths, syscalls
-from mycontainer.engine import idmap, leases, ports, uplink
+from mycontainer.engine import idmap, leases, outlet, ports, uplink
 from mycontainer.engine.leases import ROUTER, Lease, Network
+from mycontainer.engine.outlet import Outlet
 from mycontainer.engine.ports import Listener
 from mycontainer.errors import ContainerError, explain
 
@@ -34,24 +35,26 @@ class Plug:
     """A container's place in a network, and its published ports; `leave` gives everything back.
 
     ``names`` are those by which the others find it. This process moves into the router. Raises
-    ContainerError.
+    ContainerError. In a lab the ports are led out of it too: ``outlets``, and why not, ``refusals``.
     """
 
     def __init__(self, name: str, names: Sequence[str], publish: Iterable[str] = (), mtu: int = 1500) -> None:
         if not LEAST_MTU <= mtu <= MOST_MTU:
             raise ContainerError(f"cannot have packets of {mtu} bytes", hint=f"{LEAST_MTU} to {MOST_MTU}.")
         self.mtu, self.relay, self.listeners = mtu, 0, list[Listener]()
+        self.outlets, self.refusals = list[Outlet](), list[ContainerError]()
         wanted = [port for text in publish for port in ports.parse(text)]
         paths.pin()
         leases.sweep()
         self.network = Network(name)
         self.listeners = ports.open_all(wanted)  # out here: in the router they would be the router's
+        self._lead_out()
         try:
             with self.network.locked():
                 enter(self.network, mtu)
                 self.place = self.network.take(names)
         except BaseException:
-            ports.close(self.listeners)
+            self._close()
             leases.sweep()  # or an empty directory would stay
             raise
         try:
@@ -59,6 +62,19 @@ class Plug:
         except BaseException:
             self.leave()
             raise
+
+    def _lead_out(self) -> None:
+        """In a lab: to the machine around it as well, as far as that is granted."""
+        for port in outlet.worth_asking(self.published) if outlet.in_lab() else []:
+            try:
+                self.outlets.append(outlet.ask(port.outside, port.addresses[0]))
+            except ContainerError as error:
+                self.refusals.append(error)
+
+    def _close(self) -> None:
+        ports.close(self.listeners)
+        for one in self.outlets:
+            one.lease.close()
 
     @property
     def published(self) -> list[ports.Port]:
@@ -95,10 +111,10 @@ class Plug:
             try:
                 syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() == starter:
-                    _relay(self.listeners, self.place.ip)
+                    _relay(self.listeners, self.place.ip, [one.lease.fileno() for one in self.outlets])
             finally:
                 os._exit(125)
-        ports.close(self.listeners)
+        self._close()
 
     def leave(self) -> None:
         """End the relay and give the address back. Done twice is fine."""
@@ -227,8 +243,8 @@ def become_root() -> None:
 # ---- the relay -------------------------------------------------------------------------------------------
 
 
-def _relay(listeners: Sequence[Listener], ip: str) -> None:
-    """The relay's whole life; it ends by a signal."""
+def _relay(listeners: Sequence[Listener], ip: str, leases: Iterable[int]) -> None:
+    """The relay's whole life; it ends by a signal. While it has the ``leases``, a lab's outlets are open."""
     from mycontainer.engine.datagrams import Desk
     from mycontainer.engine.relay import Relay
 
@@ -238,7 +254,7 @@ def _relay(listeners: Sequence[Listener], ip: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):  # a pipe of the caller's must see its end without us
         os.dup2(null, fd)
-    keep = {listener.socket.fileno() for listener in listeners}
+    keep = {listener.socket.fileno() for listener in listeners} | {*leases}
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2 and fd not in keep:
             with suppress(OSError):  # the one that we list with

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mycontainer.lab.progress import mine as mine
     from mycontainer.lab.progress import progress as progress
     from mycontainer.lab.progress import reset as reset
+    from mycontainer.lab.publish import publish as publish
     from mycontainer.lab.source import source as source
     from mycontainer.lab.space import space_figure as space_figure
     from mycontainer.lab.trace import trace as trace
@@ -47,6 +48,7 @@ _HOME = {  # name: the module that it lives in
     "check": "check", "hint": "hints", "solution": "hints",
     "predict": "predict", "reveal": "predict",
     "progress": "progress", "reset": "progress", "mine": "progress",
+    "publish": "publish",
     "trace": "trace",
     "source": "source",
     "namespace_figure": "figures", "mount_tree": "figures", "mountinfo": "figures",

@@ -10,6 +10,11 @@ The words, in the order of a start:
     launcher TAKEN_OUT
     doorman  RUNNING {init: pid}           the lab is up
     anybody  FAILED {what, reason, hint}   instead of the next word
+
+And later, as often as somebody inside asks (outlet.py):
+
+    doorman  OPEN {number, port}           listen out there
+    launcher OPENED {number, address} + the listener, or REFUSED {number, what, reason, hint}
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from mycontainer.errors import ContainerError, explain
 JOINING, JOINED, UNSHARED, MAPPED, RUNNING, FAILED = (
     "joining", "joined", "unshared", "mapped", "running", "failed")
 ROOTED, TAKEN_OUT = "rooted", "taken out"
+OPEN, OPENED, REFUSED = "open", "opened", "refused"
 BORN, GO = "born", "go"  # between the doorman and those that it forks
 
 
@@ -50,17 +56,22 @@ class Channel:
         Raises ContainerError with the other side's reason if it has failed, or is gone.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.socket, 65536, 250, socket.MSG_CMSG_CLOEXEC)
+            message = self.receive()
         except OSError as error:
             raise explain("cannot start the lab", error) from error
-        if not data:
+        if message is None:
             raise ContainerError("cannot start the lab", "somebody killed it on the way")
-        facts: dict[str, Any] = json.loads(data)
+        facts, fds = message
         if facts["word"] == FAILED:
             raise ContainerError(facts["what"], facts["reason"], facts["hint"])
         if facts["word"] != word:
             raise ContainerError("cannot start the lab", f"expected {word!r}, got {facts['word']!r}")
         return facts, fds
+
+    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Whatever is said next, as (facts, descriptors); None if the other side is gone. Raises OSError."""
+        data, fds, _, _ = socket.recv_fds(self.socket, 65536, 250, socket.MSG_CMSG_CLOEXEC)
+        return (json.loads(data), fds) if data else None
 
     def fail(self, error: BaseException) -> None:
         """Tell the other side why there will be no next word."""

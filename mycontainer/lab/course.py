@@ -76,6 +76,8 @@ def server_settings(directory: Path, port: int, address: str, browser: bool) -> 
             "authorizer_class": "mycontainer.lab.gate.NoScripts",
             "tornado_settings": {
                 "headers": {"Content-Security-Policy": content_security_policy()},
+                # Most browsers have it so anyway: who asks from the page of another site is not the learner.
+                "xsrf_cookie_kwargs": {"path": "/", "samesite": "Lax"},
                 "ws_ping_interval": 0,  # Jupyter's and Tornado's pings disagree, and say so in the terminal
             },
             # -I: a terminal starts in the workspace, and a json.py there must not run outside the lab.
@@ -83,6 +85,7 @@ def server_settings(directory: Path, port: int, address: str, browser: bool) -> 
                 "shell_command": [kernelspec.interpreter(), "-I", "-m", "mycontainer.lab.terminal"]
             },
         },
+        "IdentityProvider": {"cookie_options": {"samesite": "Lax"}},
         "LabApp": {
             "default_url": first_page(directory),
             "news_url": None,

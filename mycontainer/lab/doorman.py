@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import signal
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mycontainer import chroot, namespaces, syscalls
 from mycontainer.errors import ContainerError, explain
-from mycontainer.lab import channel, init, relay, sandbox
+from mycontainer.lab import channel, init, outlet, relay, sandbox
 from mycontainer.lab.channel import Channel
 
 RESTRICTION = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
@@ -53,10 +54,7 @@ def main(errand: Errand, launcher: Channel) -> int:
         launcher.send(channel.JOINING)
         launcher.expect(channel.JOINED)
         view = enter_first(errand, launcher)
-        pidfd, pid = make_lab(errand, launcher)
-        net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        syscalls.setns(net, syscalls.CLONE_NEWNET)
-        os.close(net)
+        pidfd, pid, asks = make_lab(errand, launcher)
         chroot.pivot(sandbox.ROOT)  # or this copy of the host's mounts would keep its disks busy
         view.hold()
         launcher.send(channel.RUNNING, init=pid, open=view.open)
@@ -65,7 +63,7 @@ def main(errand: Errand, launcher: Channel) -> int:
         return 125
     for fd in errand.ends:
         os.close(fd)
-    return carry(errand, launcher, view, pid, pidfd)
+    return carry(errand, launcher, view, asks, pid, pidfd)
 
 
 def leave_keyring() -> None:
@@ -123,8 +121,11 @@ def hint_for(error: OSError) -> str:
     return ""
 
 
-def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
-    """Fork the porter and, through it, PID 1; returns (a pidfd of PID 1, its pid as seen from here)."""
+def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int, socket.socket]:
+    """Fork the porter and, through it, PID 1, and join its network.
+
+    Returns (a pidfd of PID 1, its pid as seen from here, where we hear who asks for an outlet).
+    """
     ours, theirs = Channel.pair()
     porter = os.fork()
     if porter == 0:  # the porter, and from its fork on PID 1
@@ -147,10 +148,14 @@ def make_lab(errand: Errand, launcher: Channel) -> tuple[int, int]:
     pid = ours.expect(channel.BORN)[0]["pid"]
     pidfd = os.pidfd_open(pid)
     os.waitpid(porter, 0)
+    net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    syscalls.setns(net, syscalls.CLONE_NEWNET)
+    os.close(net)
+    asks = outlet.listen()  # before there is anybody who may ask, or be at our place
     ours.send(channel.GO)
     ours.expect(channel.RUNNING)
     ours.close()
-    return pidfd, pid
+    return pidfd, pid, asks
 
 
 def _porter(errand: Errand, doorman: Channel) -> int:
@@ -171,7 +176,8 @@ def _porter(errand: Errand, doorman: Channel) -> int:
     raise AssertionError("unreachable")
 
 
-def carry(errand: Errand, launcher: Channel, view: sandbox.View, pid: int, pidfd: int) -> int:
+def carry(errand: Errand, launcher: Channel, view: sandbox.View, asks: socket.socket, pid: int,
+          pidfd: int) -> int:
     """Relay between the two networks until PID 1 has ended; returns its exit code.
 
     When the launcher or the server ends, we end PID 1: root inside could talk PID 1 out of its own
@@ -179,14 +185,36 @@ def carry(errand: Errand, launcher: Channel, view: sandbox.View, pid: int, pidfd
     to that.
     """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
-    carrier = relay.Relay(view.refresh)  # a cell sees the files that were there when it was sent
+    def beat() -> None:
+        view.refresh()  # a cell sees the files that were there when it was sent
+        outlets.wake()
+
+    def heed(_: int) -> None:
+        message = said(launcher)
+        if message:
+            outlets.answered(*message)
+        else:
+            carrier.selector.unregister(launcher.socket)
+            send(pidfd, signal.SIGKILL)
+
+    carrier = relay.Relay(beat)
+    outlets = outlet.Outlets(asks, carrier, launcher)
     for listener, inside in errand.listeners:
         carrier.lead(listener, inside)
-    for end in (launcher.socket.fileno(), errand.server):  # the launcher may be stopped, and see nothing
-        carrier.watch(end, lambda: send(pidfd, signal.SIGKILL))
+    carrier.selector.register(launcher.socket, selectors.EVENT_READ, heed)
+    # The launcher may be stopped, and see nothing.
+    carrier.watch(errand.server, lambda: send(pidfd, signal.SIGKILL))
     carrier.watch(pidfd, lambda: carrier.end(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     code = carrier.run()
     return code if code >= 0 else 128 - code
+
+
+def said(by: Channel) -> tuple[dict[str, Any], list[int]] | None:
+    """What the other side says; None if it is gone."""
+    try:
+        return by.receive()
+    except OSError:
+        return None
 
 
 def send(pidfd: int, number: int) -> None:

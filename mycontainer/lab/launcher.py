@@ -20,12 +20,13 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mycontainer import namespaces, paths
 from mycontainer.engine import idmap
 from mycontainer.errors import ContainerError, explain
-from mycontainer.lab import channel, doorman, init, relay, sandbox
+from mycontainer.lab import channel, doorman, init, outlet, relay, sandbox
 from mycontainer.lab.channel import Channel
 from mycontainer.lab.limits import Limits
 from mycontainer.lab.log import Log, say
@@ -165,7 +166,8 @@ class Lab:
         """Look after the running lab until it ends, or shall end. Returns the kernel's exit code."""
         asked = signals_as_descriptor()
         poll = select.poll()
-        for fd in (self.parent, self.pidfd, asked, self.log.pipe):
+        wishes = self.channel.socket.fileno()
+        for fd in (self.parent, self.pidfd, asked, self.log.pipe, wishes):
             poll.register(fd, select.POLLIN)
         recording = True
         while True:
@@ -179,10 +181,22 @@ class Lab:
                 recording = self.recorder.take() or not event & select.POLLHUP
                 if not recording:
                     poll.unregister(self.recorder.inside)
+            if wishes in ready and not self._grant():
+                poll.unregister(wishes)
             if asked in ready and self._obey(os.read(asked, 64)):
                 return self.stop()
             if self.parent in ready or self.pidfd in ready:
                 return self.stop()
+
+    def _grant(self) -> bool:
+        """Open a port for somebody inside; False if the doorman is gone, who asks for them."""
+        message = doorman.said(self.channel)
+        if message is None:
+            return False
+        asked, _ = message
+        with suppress(OSError):  # gone meanwhile: its end is the next that we see
+            outlet.grant(self.channel, asked["number"], asked["port"])
+        return True
 
     def _obey(self, signals: bytes) -> bool:
         """Pass SIGINT on to the kernel; True for the signals that mean the end."""
