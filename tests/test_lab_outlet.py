@@ -188,6 +188,20 @@ def test_a_container_in_the_lab_is_reached_and_its_port_goes_with_it(lab: Kernel
 
 
 @needs_lab
+def test_a_detached_container_says_in_its_row_where_it_is(lab: Kernel) -> None:
+    (port,) = free_ports(1)
+    command = ["mycontainer", "run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c",
+               "echo from behind > /index.html; httpd -f -p 80 -h /"]
+    lab.run(f"import subprocess\nsubprocess.run({command}, check=True, capture_output=True)")
+    row = lab.value("subprocess.run(['mycontainer', 'ps'], capture_output=True, text=True).stdout")
+    url = next(word for word in row.split() if word.startswith("http://"))
+    assert url.endswith(f":{port}")
+    assert get(url) == "from behind\n"
+    lab.run("subprocess.run(['mycontainer', 'rm', '-f', 'web'], check=True, capture_output=True)")
+    assert closed(url)
+
+
+@needs_lab
 def test_a_port_that_stays_in_the_lab_is_told_and_serves_in_there(lab: Kernel) -> None:
     code, text = lab.sh("mycontainer run -p 80:80 busybox true")
     assert code == 0

@@ -77,7 +77,7 @@ def row(one: Container, whole: bool = False) -> tuple[str, ...]:
     if not whole and len(command) > 20:
         command = command[:19] + "…"
     return (one.id if whole else one.id[:12], printable(one.image), f'"{command}"',
-            f"{ago(one.created)} ago", status(one), one.ports, one.name)
+            f"{ago(one.created)} ago", status(one), "" if one.end else one.ports, one.name)
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
