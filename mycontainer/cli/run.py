@@ -47,7 +47,8 @@ command. With --rootfs there is no IMAGE, and options end at COMMAND.""",
     Option("pids-limit", "the most processes (-1: no limit)", "NUMBER"),
     Option("publish", "lead callers of port HOST to PORT inside: 8080:80, 53:53/udp;\n"
            "only callers on this machine: 0.0.0.0:8080:80 lets in all\n"
-           "who can reach it, as Docker always does. From the lab it is\nalso led outside, to the URL that is printed", "[HOST:]PORT", "p", many=True),
+           "who can reach it, as Docker always does. From the lab it is\n"
+           "also led outside, to the URL that is printed", "[HOST:]PORT", "p", many=True),
     Option("network", "none (default): only a loopback device; host: this\n"
            "machine's; container:NAME: that one's; any other NAME: a\n"
            "network that all who name it share (with -p: bridge)", "NAME"),
