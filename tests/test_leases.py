@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mycontainer import paths
-from mycontainer.engine import leases
+from mycontainer.engine import leases, state
 from mycontainer.engine.leases import Lease, Network, Place
 from mycontainer.errors import ContainerError
 
@@ -90,7 +90,7 @@ def test_the_address_of_one_who_was_killed_is_free(network: Network, monkeypatch
     monkeypatch.setattr(leases, "LAST", 2)
     with another_process(lambda: take(network, "web")) as pid:
         with network.locked():
-            assert network.leases() == [Lease(Place(2), pid, leases.start_of(pid), ("web",))]
+            assert network.leases() == [Lease(Place(2), pid, state.started(pid), ("web",))]
         with pytest.raises(ContainerError, match="no address is left"):
             take(network)
     with network.locked():

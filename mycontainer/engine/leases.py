@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from mycontainer import paths
+from mycontainer.engine.state import started
 from mycontainer.errors import ContainerError, explain
 
 # Every network is a world of its own, so they may all have the same addresses. The IPv6 ones are "unique
@@ -145,7 +146,7 @@ class Network:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         lease = os.open(f"{self.path}/leases/{number}", flags, 0o600)
         fcntl.flock(lease, fcntl.LOCK_EX)
-        os.write(lease, " ".join([str(os.getpid()), str(start_of(os.getpid())), *names]).encode())
+        os.write(lease, " ".join([str(os.getpid()), str(started(os.getpid())), *names]).encode())
         self.held[Place(number)] = lease
         _write(f"{self.path}/next", str(number + 1 if number < LAST else FIRST))
         self.write_files()
@@ -201,15 +202,6 @@ def sweep() -> None:
         with network.locked():
             if not network.leases():
                 network.remove()
-
-
-def start_of(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 if there is none. man 5 proc_pid_stat."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
 
 
 def _write(path: str, text: str) -> None:

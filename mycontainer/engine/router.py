@@ -24,6 +24,7 @@ from mycontainer.engine import idmap, leases, outlet, ports, uplink
 from mycontainer.engine.leases import ROUTER, Lease, Network
 from mycontainer.engine.outlet import Outlet
 from mycontainer.engine.ports import Listener
+from mycontainer.engine.state import started
 from mycontainer.errors import ContainerError, explain
 
 BRIDGE = "bridge0"
@@ -184,7 +185,7 @@ def join(there: Network, members: Iterable[Lease]) -> None:
     failure: BaseException | None = None
     for member in members:
         try:
-            if leases.start_of(member.pid) == member.started:
+            if started(member.pid) == member.started:
                 elsewhere = not namespaces.shared(member.pid)["user"]
                 namespaces.enter(member.pid, ["user", "net"])
                 if elsewhere:
