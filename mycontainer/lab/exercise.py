@@ -103,10 +103,15 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def learners_world() -> dict[str, Any]:
     """The names that a notebook's first cell brings."""
-    from mycontainer import chroot, lab, namespaces, syscalls
+    import socket
+    import struct
 
-    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "lab": lab,
-            "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces}
+    from mycontainer import chroot, lab, namespaces, network, syscalls
+    from mycontainer.lab import wires
+
+    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "socket": socket,
+            "struct": struct, "lab": lab, "wires": wires, "syscalls": syscalls, "chroot": chroot,
+            "namespaces": namespaces, "network": network}
 
 
 def from_source(source: str, name: str = "", file: str = "<solution>",
