@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from mycontainer import namespaces, network, syscalls
 from mycontainer.engine.devices import Device, devices
 from mycontainer.lab.child import run
-from mycontainer.lab.style import CHANGES, FAINT, INK, LINE, TWIG, Figure, box, columns, figure, text
+from mycontainer.lab.style import columns
 
 OURS = "10.88.0.0/16"
 CONTAINER, GATEWAY, OUTSIDE = "10.88.0.2", "10.88.0.1", "203.0.113.1"

@@ -154,6 +154,8 @@ def first_page(host: str, port: int = 80) -> str:
 
 
 VETH = "man 4 veth; man 7 rtnetlink"
+OUT_OF_PLACE = ("The kernel reads the other end's description as a message of its own: a struct first, then "
+                "its attributes. And each attribute must be inside the right one.")
 
 
 # ── wire ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,10 +168,12 @@ def probe_wire(p: Probe) -> None:
                    VETH)
         here, there = process.inside(kinds), other.inside(kinds)
         cause = "No device was made: has anybody asked the kernel?"
-        if "eth0" in here:
-            cause = "Both ends are here. Whose description has to say where it lives?"
-        elif name in there:
+        if name in there:
             cause = "The wrong end has moved: the one with your name is over there."
+        elif "eth0" in here:
+            cause = "Both ends are here. Whose description has to say where it lives?"
+        elif here:
+            cause = OUT_OF_PLACE
         p.expect("the devices of the other namespace", there, {"eth0": "veth"}, cause, VETH)
         p.expect("the devices of yours", here, {name: "veth"}, "The end here has another name.", VETH)
         process.inside(switch_on, name)
@@ -182,8 +186,7 @@ def _why_no_wire(process: Child) -> str:
     """What the kernel's refusal most likely means here."""
     assert process.error
     if process.error.errno in (errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.EPERM, errno.ESRCH):
-        return ("The kernel reads the other end's description as a message of its own: a struct first, then "
-                "its attributes. And each attribute must be inside the right one.")
+        return OUT_OF_PLACE
     if process.error.errno == errno.EOPNOTSUPP:
         return "It does not hear which kind of device you want. The kind is an attribute inside LINKINFO."
     return " ".join(process.error.notes)
@@ -705,10 +708,11 @@ def _why_not_seen(value: Any, expected: list[str], sports: list[int]) -> str:
     if seen[:2] == expected[:2]:
         return ("The third packet's header is longer, for it has options. The header says how long it is, in "
                 "the lower half of its first byte, in units of four bytes.")
-    if expected[0] in seen[1:]:
-        return ("Something is read as an IPv4 packet that is none: two bytes of each frame say what is in "
-                "it, and ARP goes over the same cable.")
-    return "In front of the packet stands a header of Ethernet: twice six bytes, and two for what is in it."
+    if any(str(one).startswith("8.0.") for one in seen):  # 08 00: the frame's word for IPv4
+        return ("In front of the packet stands a header of Ethernet: twice six bytes, and two for what is in "
+                "it.")
+    return ("Is something read as an IPv4 packet that is none? Two bytes of each frame say what is in it, "
+            "and ARP goes over the same cable.")
 
 
 SNIFF = Exercise(
