@@ -1,8 +1,8 @@
 """A packet's way from a container to the internet and back, drawn with the kernel's own counters.
 
 The network is the one of wires.py; a drawing shows what `wires.try_wires` has seen of it: how many packets
-each device has received and sent while somebody called, and which wire was pulled. So the numbers may differ a
-little from time to time (a device first asks who has an address); where they stop does not.
+each device has received and sent while somebody called, and which wire was pulled. So the numbers may differ
+a little from time to time (a device first asks who has an address); where they stop does not.
 """
 
 from __future__ import annotations

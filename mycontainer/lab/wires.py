@@ -35,8 +35,11 @@ CONTAINER, GATEWAY, OUTSIDE = "10.88.0.2", "10.88.0.1", "203.0.113.1"
 # 203.0.113.0/24 is set aside for examples (RFC 5737): nobody's machine has such an address.
 DESTINATIONS = {"router": GATEWAY, "office": "10.99.0.80", "internet": "203.0.113.80"}
 PORT = 80
-PATIENCE = 5.0  # seconds until a call counts as unanswered: more than the three that looking for a neighbour takes
+PATIENCE = 5.0  # seconds until a call counts as unanswered; to look for a neighbour takes three
 ANSWERS, TIMEOUT = "answers", "timeout"
+# Where Docker runs, a new namespace would be a router already; rp_filter drops what comes by an odd way.
+SETTINGS = {"ipv4/ip_forward": "0", "ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0",
+            "ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"}
 
 # What can be missing, in the order in which it is put up, and what that is.
 WIRES = {
@@ -54,7 +57,8 @@ WIRES = {
 def namespace() -> int:
     """Fork a process that sits in a new network namespace and ends with us; returns its pid.
 
-    IPv6 is off in there: its devices chatter, and would blur the counters.
+    A new namespace takes some IPv4 settings over from the machine's first one; here they are set. IPv6 is
+    off: its devices chatter, and would blur the counters.
     """
     ready, tell = os.pipe()
     us, pid = os.getpid(), os.fork()
@@ -62,9 +66,9 @@ def namespace() -> int:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             namespaces.create(["net"])
-            for which in ("all", "default"):
-                with suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6", "w") as file:
-                    file.write("1")
+            for name, value in SETTINGS.items():
+                with suppress(OSError), open(f"/proc/sys/net/{name}", "w") as file:
+                    file.write(value)
             os.write(tell, b"r")
             while os.getppid() == us:
                 signal.pause()
@@ -187,6 +191,49 @@ def join(one: socket.socket, other: socket.socket) -> None:
                 selector.unregister(key.fileobj)
 
 
+# ── who listens ──────────────────────────────────────────────────────────────────────────────────────
+
+ETH_P_ALL, ARP, IPV4 = 3, b"\x08\x06", b"\x08\x00"  # linux/if_ether.h; the last two as they stand in a frame
+FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK")
+
+
+class Tap:
+    """Hears what passes a device of this network namespace from now on, both ways. man 7 packet."""
+
+    def __init__(self, device: str) -> None:
+        self.line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self.line.bind((device, 0))
+
+    def heard(self, quiet: float = 0.2) -> list[str]:
+        """What has passed, one line a frame, until nothing comes for so many seconds."""
+        self.line.settimeout(quiet)
+        lines = []
+        with suppress(TimeoutError):
+            while True:
+                lines.append(in_words(self.line.recv(65535)))
+        return [line for line in lines if line]
+
+
+def in_words(frame: bytes) -> str:
+    """What a frame is about, if it is ARP or TCP over IPv4. RFC 826, RFC 791, RFC 9293."""
+    kind, packet = frame[12:14], frame[14:]
+    if kind == ARP:
+        sender, target = socket.inet_ntoa(packet[14:18]), socket.inet_ntoa(packet[24:28])
+        return f"who has {target}? tell {sender}" if packet[7] == 1 else f"{sender} is here"
+    if kind != IPV4 or packet[9] != socket.IPPROTO_TCP:
+        return ""
+    source, target = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
+    header = packet[(packet[0] & 0x0F) * 4:]
+    from_port, to_port = (int.from_bytes(header[at:at + 2]) for at in (0, 2))
+    flags = [name for bit, name in enumerate(FLAGS) if header[13] >> bit & 1]
+    return f"{_end(source, from_port)} > {_end(target, to_port)}  {' '.join(flags)}"
+
+
+def _end(ip: str, port: int) -> str:
+    """An address, with its port if that was somebody's choice and not chance."""
+    return f"{ip}:{port}" if port < 32768 else ip
+
+
 # ── the network with six wires ───────────────────────────────────────────────────────────────────────
 
 class Net(NamedTuple):
@@ -274,6 +321,14 @@ def try_all(wires: list[str]) -> list[Seen]:
     return [errand.wait() for errand in errands]
 
 
+ORDER = ("route", "masquerade", "cable", "prefix", "forwarding", "address")  # one that says nothing
+
+
+def try_six() -> list[Seen]:
+    """Each of the six wires pulled, in an order that does not tell which is which."""
+    return try_all(list(ORDER))
+
+
 def try_out(without: str = "", destination: str = "internet") -> Seen:
     """`try_wires` with one destination, from where nobody may fork: a notebook's kernel."""
     result = run(try_wires, without, {destination: DESTINATIONS[destination]})
@@ -292,8 +347,6 @@ def table(rows: list[Seen], names: str = "ABCDEFGH") -> str:
 
 def describe(device: Device) -> str:
     """A device in a line, without what differs each time."""
-    state = "on" if device.up else "off"
-    if device.up and not device.running:
-        state = "on, but nothing at the other end"
-    return " ".join(filter(None, [f"{device.name}:", device.kind, state, *device.addresses,
+    addresses = [one for one in device.addresses if ":" not in one]  # an IPv6 one may be made by chance
+    return " ".join(filter(None, [f"{device.name}:", device.kind, "on" if device.up else "off", *addresses,
                                   device.bridge and f"in {device.bridge}"]))

@@ -12,6 +12,7 @@ import random
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from mycontainer.engine.devices import devices
 from mycontainer.lab import wires
 from mycontainer.lab.exercise import Exercise, Prediction, Wrong
 from mycontainer.lab.probe import Child, Probe, Process
-
 
 # ── our solutions ────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,6 +130,14 @@ def switch_on(name: str) -> None:
     network.ask(network.up(name))
 
 
+def runs(name: str, seconds: float = 2.0) -> bool:
+    """Whether a device finds something that is on at its other end; the kernel takes a moment to say so."""
+    deadline = time.monotonic() + seconds
+    while not devices()[name].running and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return devices()[name].running
+
+
 def plugged(into: str) -> int:
     """How many devices are plugged into a bridge, and on."""
     return sum(one.bridge == into and one.up for one in devices().values())
@@ -178,8 +186,8 @@ def probe_wire(p: Probe) -> None:
         p.expect("the devices of yours", here, {name: "veth"}, "The end here has another name.", VETH)
         process.inside(switch_on, name)
         other.inside(switch_on, "eth0")
-        p.expect("whether the two are joined, once they are on", process.inside(device, name)["running"],
-                 True, "Each is an end of something, but not of the same cable.", VETH)
+        p.expect("whether the two are joined, once they are on", process.inside(runs, name), True,
+                 "Each is an end of something, but not of the same cable.", VETH)
 
 
 def _why_no_wire(process: Child) -> str:
@@ -393,7 +401,7 @@ def probe_nat(p: Probe) -> None:
         web, router = map(Process, net.value)
         with p.child(wires.OURS, before=lambda: namespaces.enter(router.pid, ["net"])) as process:
             p.expect("whether the router passes on what is for others", process.inside(forwards), True,
-                     "The router is still a mere member of its networks: what is for somebody else, it drops.",
+                     "The router is still a mere member of its networks: it drops what is for somebody else.",
                      "kernel: ip-sysctl.rst, \"ip_forward\"")
             cause = ("It goes out with its own address, 10.88.0.2, and out there nobody knows the way to "
                      "that.")
@@ -728,7 +736,7 @@ SNIFF = Exercise(
             ...
         ''',
     hints=(
-        ("socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) sees all frames (3 is ETH_P_ALL); "
+        ("socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) sees all frames: 3 is ETH_P_ALL. "
          "bind((device, 0)) keeps it to one device; recv(65535) gives one frame."),
         ("Bytes 12 and 13 of a frame are 08 00 if IPv4 is in it. The packet begins at byte 14. The packet's "
          "bytes 12 to 15 are the source, 16 to 19 the target: socket.inet_ntoa."),
@@ -807,4 +815,69 @@ SNIFF = Exercise(
 
 EXERCISES = [WIRE, BRIDGE, NAT, PUBLISH, BROKEN, SNIFF]
 
-PREDICTIONS: list[Prediction] = []
+PREDICTIONS = [
+    Prediction(
+        id="network.empty",
+        question="A process moves to a new network namespace. What does it find there?",
+        choices={"a": "the machine's devices and addresses, but its own ports",
+                 "b": "nothing at all", "c": "one device, lo, and that is off"},
+        answer="c",
+        why="A network namespace has its own devices, addresses, routes, rules and ports. A new one has only "
+            "the loopback device, and nobody has switched it on.",
+        misconceptions={
+            "a": "A real device is in one namespace at a time, and it stays where it is.",
+            "b": "Almost: every network namespace has a loopback device, from its first moment on."}),
+    Prediction(
+        id="network.refused",
+        question="A program reports: connection refused. What do you know?",
+        choices={"a": "the network is broken somewhere on the way",
+                 "b": "the machine was reached, and nobody listens at that port",
+                 "c": "the way there does not exist"},
+        answer="b",
+        why="Somebody at that address took the trouble to say no. All that lies between is in order.",
+        misconceptions={
+            "a": "A broken network cannot answer. It is silent, or your own kernel says that it knows no "
+                 "way.",
+            "c": "Then the word is another one: network is unreachable."}),
+    Prediction(
+        id="network.localhost",
+        question="A web server of the host listens at 127.0.0.1, port 80. A process in a container calls "
+                 "127.0.0.1, port 80. Who answers?",
+        choices={"a": "the host's server: localhost is this machine",
+                 "b": "nobody: the call is refused", "c": "nobody: the call gets no answer at all"},
+        answer="b",
+        why="127.0.0.1 belongs to lo, and each network namespace has a lo of its own. The call arrives, in "
+            "the container, where nobody listens.",
+        misconceptions={
+            "a": "The machine is the same; the loopback device is not. Hence the many questions of the kind "
+                 "\"my container cannot reach the database on localhost\".",
+            "c": "Nothing is lost on the way: there is none. The container's own kernel says at once that "
+                 "nobody listens."}),
+    Prediction(
+        id="network.who",
+        question="A container, 10.88.0.2, calls a server in the internet, through a router that masquerades. "
+                 "Which address does the server see?",
+        choices={"a": "10.88.0.2", "b": "the router's, on the side of the internet",
+                 "c": "the router's, on the side of the container"},
+        answer="b",
+        why="The router puts its own address into the packet, notes which connection it was, and turns the "
+            "answers back. Hence all containers of a host look like one caller.",
+        misconceptions={
+            "a": "Then the answer would be sent to 10.88.0.2, and out there nobody knows the way to that: "
+                 "there are millions of machines with that address.",
+            "c": "Nobody out there knows the way to 10.88.0.1 either."}),
+    Prediction(
+        id="network.private",
+        question="On a server with a firewall that closes port 8080, somebody runs: docker run -p 8080:80. "
+                 "Who can reach the container?",
+        choices={"a": "only programs of that server", "b": "everybody who can reach the server",
+                 "c": "nobody: the firewall closes the port", "d": "nobody, unless the image says EXPOSE 80"},
+        answer="b",
+        why="Without an address in front, -p means 0.0.0.0: all addresses of the machine. And the usual "
+            "rules for a machine's own ports do not see packets that are led on to another one.",
+        misconceptions={
+            "a": "That would be -p 127.0.0.1:8080:80, and it is what you should write as a rule.",
+            "c": "A firewall for what comes *in* does not look at what passes *through*. The packet has its "
+                 "new address before the rules are asked.",
+            "d": "EXPOSE is a note for the reader. It opens nothing, and its absence closes nothing."}),
+]
