@@ -22,7 +22,8 @@ from mycontainer.lab.wires import Net, Seen
 from needs import needs_module, needs_tool, needs_userns
 from sandbox import inside
 
-pytestmark = [needs_userns, needs_tool("nft", "nftables")]
+needs_nft = pytest.mark.skipif(not wires.has_nft(), reason="needs nft (package nftables)")
+pytestmark = [needs_userns, needs_nft]
 
 
 def alone(function: Any, *arguments: Any) -> Any:
@@ -63,6 +64,14 @@ def test_each_wire_has_a_symptom_of_its_own(six: dict[str, Seen], wire: str) -> 
 def test_the_order_of_the_six_does_not_tell_them() -> None:
     assert sorted(wires.ORDER) == sorted(wires.WIRES)
     assert list(wires.ORDER) != list(wires.WIRES)
+
+
+def test_without_nft_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wires, "PROGRAMS", "")
+    monkeypatch.setenv("PATH", "/nowhere")
+    for call in (wires.build, wires.try_six):
+        with pytest.raises(SystemExit, match="nft is not installed"):
+            call()
 
 
 def test_a_wire_that_is_none() -> None:
@@ -238,6 +247,8 @@ def test_pulling_a_wire_draws_anew_and_a_failure_is_told(monkeypatch: pytest.Mon
     assert "call to the office" in str(live)
     live.parts["chosen"].value = "cable"
     assert "nft is not installed" in live.parts["shown"].value
+    monkeypatch.setattr(wires, "try_out", lambda: seen_of("cable"))
+    assert "nft is not installed" in str(journey.path_figure())
 
 
 def test_the_table_has_letters_for_names() -> None:

@@ -192,7 +192,7 @@ def _examine(module: str, chapter: str, id: str, body: bytes, patience: float) -
                        after=f"{_steps_of(exercise, str(ours))} yourself: what is yours you keep.")
     except probe.CannotTry as error:
         return Verdict(id, CANNOT, f"? {id} cannot be tried on this machine",
-                       (("why", f"no namespaces to try it in: {error}"),),
+                       (("why", str(error)),),
                        "What is missing: mycontainer doctor")
     except probe.Mismatch as seen:
         return _not_yet(id, seen)

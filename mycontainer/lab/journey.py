@@ -22,8 +22,8 @@ TITLE = "A packet's way"
 WIDE, HIGH = 1010, 214
 BAD = CHANGES["gone"]
 # Where a wire is missing: the middle of its mark, in the drawing.
-SPOTS = {"cable": (266, 96), "address": (106, 150), "prefix": (106, 150), "route": (106, 150),
-         "forwarding": (505, 96), "masquerade": (606, 150)}
+SPOTS = {"cable": (266, 150), "address": (106, 150), "prefix": (106, 150), "route": (106, 150),
+         "forwarding": (545, 150), "masquerade": (606, 150)}
 MEANING = {
     "answers": "", "timeout": "nothing comes back", "ECONNREFUSED": "somebody is there, and nobody listens",
     "ENETUNREACH": "our own kernel knows no way there", "EHOSTUNREACH": "nobody there has that address",
@@ -31,8 +31,12 @@ MEANING = {
 
 
 def path_figure(seen: Seen | None = None, title: str = TITLE) -> Figure:
-    """Draw what was seen; without an argument a network in order is built, and called, for it."""
-    seen = seen or wires.try_out()
+    """Draw what was seen; without an argument a network in order is built, and called, for it. If that cannot
+    be, the reason is all that there is to see."""
+    try:
+        seen = seen or wires.try_out()
+    except ChildProcessError as error:
+        return figure(text(0, 20, str(error)), WIDE, 40, title, str(error))
     body = [*_machines(), *_cables(seen)]
     if seen.without:
         body += _mark(seen.without)

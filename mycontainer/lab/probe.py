@@ -55,7 +55,7 @@ class Ours(BaseException):
 
 
 class CannotTry(Exception):
-    """This machine does not let us make a world to try things in."""
+    """This machine does not let us make a world to try things in, or lacks a program for it."""
 
 
 def token(length: int = 8) -> str:
@@ -464,7 +464,7 @@ def _make_world() -> Process:
         os.write(answers_end, b"m")
         _hear(asks)
     except OSError as error:
-        raise CannotTry(str(error)) from None
+        raise CannotTry(f"no namespaces to try it in: {error}") from None
     finally:
         os.close(asks)
         os.close(answers_end)
@@ -474,7 +474,7 @@ def _make_world() -> Process:
 def _hear(pipe: int) -> None:
     word = os.read(pipe, 4096)
     if not word or word.startswith(b"!"):
-        raise CannotTry(word[1:].decode() or "it ended")
+        raise CannotTry(f"no namespaces to try it in: {word[1:].decode() or 'it ended'}")
 
 
 def _identity() -> tuple[namespaces.IdMap, namespaces.IdMap]:

@@ -18,6 +18,7 @@ import errno
 import os
 import pickle
 import selectors
+import shutil
 import signal
 import socket
 import time
@@ -244,8 +245,24 @@ class Net(NamedTuple):
     internet: int
 
 
+PROGRAMS = ":/usr/sbin:/sbin"  # where `network.nft` looks, too
+NO_NFT = "nft is not installed (package nftables): without it there is no way out, and this cannot be shown."
+
+
+def need_nft() -> None:
+    """End this process, with a word on why, where rules for packets cannot be written."""
+    if not has_nft():
+        raise SystemExit(NO_NFT)
+
+
+def has_nft() -> bool:
+    """Whether there is the program that writes rules for packets."""
+    return shutil.which("nft", path=os.environ.get("PATH", "") + PROGRAMS) is not None
+
+
 def build(*without: str) -> Net:
-    """Put up the whole network, but for these of WIRES."""
+    """Put up the whole network, but for these of WIRES. Without nft this process ends."""
+    need_nft()
     if unknown := set(without) - set(WIRES):
         raise ValueError(f"not a wire: {', '.join(sorted(unknown))} (there are: {', '.join(WIRES)})")
     net = Net(namespace(), namespace(), namespace())
@@ -316,6 +333,7 @@ def try_wires(without: str = "", destinations: Mapping[str, str] = DESTINATIONS,
 
 def try_all(wires: list[str]) -> list[Seen]:
     """The same for several wires, each in a network of its own, all at once."""
+    need_nft()
     us = os.getpid()
     errands = [Errand(us, try_wires, wire) for wire in wires]
     return [errand.wait() for errand in errands]
@@ -333,7 +351,7 @@ def try_out(without: str = "", destination: str = "internet") -> Seen:
     """`try_wires` with one destination, from where nobody may fork: a notebook's kernel."""
     result = run(try_wires, without, {destination: DESTINATIONS[destination]})
     if not isinstance(result.value, Seen):
-        raise ChildProcessError(str(result.error or result.stderr))
+        raise ChildProcessError(str(result.error or result.stderr).strip())
     return result.value
 
 

@@ -20,7 +20,7 @@ from mycontainer import namespaces, network
 from mycontainer.engine.devices import devices
 from mycontainer.lab import wires
 from mycontainer.lab.exercise import Exercise, Prediction, Wrong
-from mycontainer.lab.probe import Child, Probe, Process
+from mycontainer.lab.probe import CannotTry, Child, Probe, Process
 
 # ── our solutions ────────────────────────────────────────────────────────────────────────────────────
 
@@ -392,11 +392,19 @@ def forwards() -> bool:
 
 def has_nat_rule() -> bool:
     """Whether some rule here changes addresses."""
-    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-    return "type nat hook" in rules
+    places = {"PATH": "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"}
+    found = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, env=places)
+    return "type nat hook" in found.stdout
+
+
+def need_nft() -> None:
+    """End the check where rules for packets cannot be written."""
+    if not wires.has_nft():
+        raise CannotTry(wires.NO_NFT)
 
 
 def probe_nat(p: Probe) -> None:
+    need_nft()
     with p.child(run=prepare_nat) as net:
         web, router = map(Process, net.value)
         with p.child(wires.OURS, before=lambda: namespaces.enter(router.pid, ["net"])) as process:
@@ -568,6 +576,7 @@ def symptoms() -> list[tuple[str, str, str, str, bool]]:
 
 
 def probe_broken(p: Probe) -> None:
+    need_nft()
     p.expect("your word for a network in which the router refuses, and both others answer",
              p.call("ECONNREFUSED", "answers", "answers", True), "none",
              "Nothing is broken there. Refused is an answer: the router is there, and it has no web server.",
