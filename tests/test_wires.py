@@ -157,7 +157,7 @@ def test_the_tap_hears_a_refusal_and_a_missing_neighbour() -> None:
         heard = []
         for ip in (wires.GATEWAY, "10.88.0.9"):
             wires.at(net.web, wires.knock, ip)
-            heard.append(tap.heard())
+            heard.append([line for line in tap.heard() if ip in line])  # the router may ask, too, later
         return heard
 
     refusal, nobody = alone(listen)

@@ -24,6 +24,15 @@ from mycontainer.lab.probe import CannotTry, Child, Probe, Process
 
 # ── our solutions ────────────────────────────────────────────────────────────────────────────────────
 
+def attribute(kind: int, value: bytes | str | int) -> bytes:
+    """One attribute. (The module's own has its structs made in advance, which cannot be sent to a check.)"""
+    if isinstance(value, int):
+        value = struct.pack("=I", value)
+    elif isinstance(value, str):
+        value = value.encode() + b"\0"
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
 def wire(name: str, pid: int) -> None:
     """Make a cable: one end, name, is here, the other, eth0, in the network namespace of pid."""
     nothing = network.LINK.pack(0, 0, 0, 0, 0)
@@ -154,7 +163,7 @@ def listening(port: int) -> list[str]:
 def first_page(host: str, port: int = 80) -> str:
     """The page of a web server; the errno's name if that does not answer."""
     try:
-        return wires.fetch(host, port, patience=1)
+        return wires.fetch(host, port, patience=2)
     except TimeoutError:
         return "timeout"
     except OSError as error:
@@ -164,6 +173,95 @@ def first_page(host: str, port: int = 80) -> str:
 VETH = "man 4 veth; man 7 rtnetlink"
 OUT_OF_PLACE = ("The kernel reads the other end's description as a message of its own: a struct first, then "
                 "its attributes. And each attribute must be inside the right one.")
+
+
+# ── attribute ────────────────────────────────────────────────────────────────────────────────────────
+
+def probe_attribute(p: Probe) -> None:
+    look = "man 7 rtnetlink; man 3 rtnetlink"
+    kind = random.randrange(5, 100)
+    for length in (3, 4, 5, 6, 7):  # with its zero that is 4 bytes, and then 5, 6, 7, 8
+        word = p.token(length)
+        got, expected = p.call(kind, word), network.attribute(kind, word)
+        p.expect(f"the attribute of kind {kind} with the value {word!r}", got, expected,
+                 _why_not_that_attribute(got, expected, word), look)
+    for value in (random.randrange(1 << 31), network.attribute(kind, p.token(6)), b""):
+        p.expect(f"the attribute of kind {kind} with the value {value!r}", p.call(kind, value),
+                 network.attribute(kind, value),
+                 "A number takes four bytes, and bytes are taken as they are, without a zero.", look)
+
+
+def _why_not_that_attribute(got: Any, expected: bytes, word: str) -> str:
+    if not isinstance(got, bytes) or len(got) < 4:
+        return "That is not what a message is made of: bytes, at least four of them."
+    length, _ = network.ATTRIBUTE.unpack_from(got)
+    if got[4:] == word.encode() + bytes(len(got) - 4 - len(word)) and length == len(word) + 4:
+        return "A string ends with a zero, which is part of the value: the kernel looks for it."
+    if len(got) % 4:
+        return "What comes next would not begin at a multiple of four."
+    if length == len(word) + 1:
+        return "The length must count the four bytes in front of the value, too."
+    if got[4:] == expected[4:] and length > len(word) + 5:
+        return "The zeros that only fill up are not counted: else the kernel takes them for value."
+    return "Compare byte by byte: length, kind, value, zeros."
+
+
+ATTRIBUTE = Exercise(
+    id="network.attribute", title="A piece of a message", difficulty=2, minutes=5, lines=5, syscalls=(),
+    reference="mycontainer.lab.exercises.network.attribute", forbid=("mycontainer.network.attribute",),
+    probe=probe_attribute,
+    stub='''
+        def my_attribute(kind, value):
+            """One attribute, as bytes. `value` is a number, a string, or bytes, such as other attributes."""
+            ...
+        ''',
+    hints=(
+        "First make the value bytes: isinstance(value, int), isinstance(value, str), or bytes already.",
+        "Then count: struct.pack(\"=HH\", 4 + len(value), kind) stands in front.",
+        "How many zeros are missing to a multiple of four? -len(value) % 4, and bytes(n) makes n of them.",
+    ),
+    fast_track="Strings only; the check says when it wants numbers.",
+    wrong=(
+        Wrong("""
+            def my_attribute(kind, value):
+                if isinstance(value, int):
+                    value = struct.pack("=I", value)
+                elif isinstance(value, str):
+                    value = value.encode() + b"\\0"
+                return struct.pack("=HH", 4 + len(value), kind) + value
+            """, says="would not begin at a multiple of four"),
+        Wrong("""
+            def my_attribute(kind, value):
+                if isinstance(value, int):
+                    value = struct.pack("=I", value)
+                elif isinstance(value, str):
+                    value = value.encode() + b"\\0"
+                value += bytes(-len(value) % 4)
+                return struct.pack("=HH", 4 + len(value), kind) + value
+            """, says="The zeros that only fill up"),
+        Wrong("""
+            def my_attribute(kind, value):
+                if isinstance(value, int):
+                    value = struct.pack("=I", value)
+                elif isinstance(value, str):
+                    value = value.encode()
+                return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+            """, says="A string ends with a zero"),
+        Wrong("""
+            def my_attribute(kind, value):
+                if isinstance(value, int):
+                    value = struct.pack("=I", value)
+                elif isinstance(value, str):
+                    value = value.encode() + b"\\0"
+                return struct.pack("=HH", len(value), kind) + value + bytes(-len(value) % 4)
+            """, says="count the four bytes in front"),
+        Wrong("""
+            def my_attribute(kind, value):
+                value = str(value).encode() + b"\\0"
+                return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+            """, says="A number takes four bytes"),
+    ),
+)
 
 
 # ── wire ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -822,7 +920,7 @@ SNIFF = Exercise(
     ),
 )
 
-EXERCISES = [WIRE, BRIDGE, NAT, PUBLISH, BROKEN, SNIFF]
+EXERCISES = [ATTRIBUTE, WIRE, BRIDGE, NAT, PUBLISH, BROKEN, SNIFF]
 
 PREDICTIONS = [
     Prediction(
