@@ -24,8 +24,9 @@ from mycontainer.lab.probe import CannotTry, Child, Probe, Process
 
 # ── our solutions ────────────────────────────────────────────────────────────────────────────────────
 
+# Not network.attribute itself: that has its structs made in advance, which cannot be sent to a check.
 def attribute(kind: int, value: bytes | str | int) -> bytes:
-    """One attribute. (The module's own has its structs made in advance, which cannot be sent to a check.)"""
+    """One attribute: its length and kind, the value, and zeros up to a multiple of four."""
     if isinstance(value, int):
         value = struct.pack("=I", value)
     elif isinstance(value, str):
