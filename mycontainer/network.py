@@ -191,9 +191,9 @@ def masquerade(network: str) -> None:
 def nft(rules: str) -> None:
     """Give the kernel rules for packets: all of them, or none. man 8 nft. Raises ContainerError."""
     import subprocess  # slow to load
-
+    env = {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}  # an ordinary user's often ends before
     try:
-        subprocess.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True, check=True)
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True, check=True, env=env)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         why = getattr(error, "stderr", "nft is not installed").partition("\n")[0]
         hint = "It is in the package nftables. It needs CAP_NET_ADMIN, and the kernel's module nf_tables."

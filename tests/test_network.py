@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mycontainer import namespaces, network
+from mycontainer import namespaces, network, syscalls
 from mycontainer.engine.devices import devices, gateways
 from mycontainer.errors import ContainerError
 from needs import needs_module, needs_tool, needs_userns
@@ -414,9 +413,26 @@ def test_a_rule_that_nft_refuses() -> None:
     assert "rror" in reason
 
 
-def test_without_nft_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert not shutil.which("nft")
-    with pytest.raises(ContainerError, match="nft is not installed") as caught:
-        network.masquerade("10.88.0.0/16")
-    assert "nftables" in caught.value.hint
+@needs_userns
+def test_without_nft_the_package_is_named() -> None:
+    def ask() -> tuple[str, str]:
+        for place in ("/usr/sbin", "/sbin"):
+            syscalls.mount("tmpfs", place, "tmpfs")
+        os.environ["PATH"] = "/nowhere"
+        try:
+            network.masquerade("10.88.0.0/16")
+        except ContainerError as error:
+            return error.reason, error.hint
+        return "", ""
+
+    reason, hint = inside(ask, kinds=("user", "mnt", "net"))
+    assert reason == "nft is not installed"
+    assert "nftables" in hint
+
+
+@needs_nft
+def test_nft_is_found_where_an_ordinary_users_path_does_not_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.path.dirname(shutil.which("nft") or "") not in ("/usr/sbin", "/sbin"):
+        pytest.skip("nft is not in a sbin here")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    alone(network.masquerade, "10.88.0.0/16")

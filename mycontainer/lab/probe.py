@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from mycontainer import namespaces, syscalls
 from mycontainer.lab.child import attempt, begin, descendants, is_ours, load
-from mycontainer.lab.exercise import Exercise, is_the_stub, name_of
+from mycontainer.lab.exercise import Exercise, is_the_stub, learners_world, name_of
 from mycontainer.lab.result import Failure
 
 MS_SHARED = 1 << 20
@@ -324,6 +324,7 @@ class Probe:
         def everything() -> Any:
             function = run or load(self._body)
             ours = self.exercise.ours()  # looked up now: the world may hide the files of a module
+            learners_world()  # and loaded now
             _join_world(world)  # with functions of the core that an exercise may forbid from here on
             if not run:
                 _refuse_ours(function, ours)
