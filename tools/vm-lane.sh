@@ -17,6 +17,9 @@ export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 MYCONTAINER_CH
 export MYCONTAINER_PATIENCE=30 # seconds, for what takes a moment to vanish
 echo "$project" >/run/mycontainer.pth # where .venv finds the project
 for installed in .venv/lib/python3*/site-packages/*mycontainer*.pth; do mount --bind /run/mycontainer.pth "$installed"; done
+# Its command names its interpreter by a path that is not here.
+sed "1s|^#!.*|#!$project/.venv/bin/python|" .venv/bin/mycontainer >/run/mycontainer-command
+chmod 755 /run/mycontainer-command && mount --bind /run/mycontainer-command .venv/bin/mycontainer
 # Our own files from memory: the machine's disk is a file server, which asks its host about each of them.
 cp -r mycontainer /run/code && mount --bind /run/code mycontainer
 ip link set lo up
