@@ -137,8 +137,9 @@ def pip_requirements() -> dict[str, str]:
 
 def split(requirement: str) -> tuple[str, str]:
     """'nbval>=0.11' or 'nbval >=0.11' as ('nbval', '>=0.11')."""
-    name, operator, version = re.fullmatch(r"([\w-]+)\s*(?:(>=)\s*([\w.]+))?", requirement).groups()  # type: ignore[union-attr]
-    return name, f"{operator or ''}{version or ''}"
+    found = re.fullmatch(r"([\w-]+)\s*((?:>=[\w.]+(?:,<[\w.]+)?)?)", requirement)
+    assert found, requirement
+    return found[1], found[2]
 
 
 @needs_module("yaml")
