@@ -14,16 +14,24 @@ import pytest
 from kit_mutants import mutants
 from mycontainer import lab
 from mycontainer.lab import exercises
-from mycontainer.lab.check import OPEN, OURS, SOLVED, WRONG, Verdict, judge
+from mycontainer.lab.check import CANNOT, OPEN, OURS, SOLVED, WRONG, Verdict, judge
 from mycontainer.lab.exercise import Exercise, Wrong, from_source, source_of
-from needs import needs_module, needs_userns
+from needs import needs_cgroups, needs_module, needs_userns, needs_v1, needs_v2
 
 pytestmark = [needs_userns, needs_module("cloudpickle")]
 
 exercises.add("demo", "kit_demo")  # the machinery is proven even where the course has no exercise yet
 ALL = exercises.every_exercise()
 HURRY = 0.2  # of the usual patience, where we know that what the probe waits for will not come
-every = pytest.mark.parametrize("exercise", ALL, ids=lambda one: one.id)
+
+
+def case(exercise: Exercise, *more: Any, id: str = "") -> Any:
+    """A parameter of a test; one whose check makes cgroups is tried where there is version 2."""
+    marks = [needs_v2, needs_cgroups] if exercise.cgroups else []
+    return pytest.param(exercise, *more, id=id or exercise.id, marks=marks)
+
+
+every = pytest.mark.parametrize("exercise", [case(exercise) for exercise in ALL])
 
 
 def is_function(exercise: Exercise) -> bool:
@@ -61,7 +69,7 @@ def test_the_stub_is_not_solved_yet(exercise: Exercise) -> None:
     assert str(again) == str(verdict), "committed notebooks hold this text, so it must not vary"
 
 
-WRONGS = [pytest.param(exercise, wrong, id=f"{exercise.id}-{number}")
+WRONGS = [case(exercise, wrong, id=f"{exercise.id}-{number}")
           for exercise in ALL for number, wrong in enumerate(exercise.wrong)]
 
 
@@ -88,7 +96,7 @@ def test_it_declares_what_a_learner_and_a_teacher_need(exercise: Exercise) -> No
     assert len({wrong.says for wrong in exercise.wrong}) == len(exercise.wrong)
 
 
-DAMAGED = [pytest.param(exercise, what, source, id=f"{exercise.id}-{what}")
+DAMAGED = [case(exercise, what, source, id=f"{exercise.id}-{what}")
            for exercise in ALL for what, source in damages(exercise)]
 
 
@@ -100,6 +108,13 @@ def test_the_reference_with_anything_missing_fails(exercise: Exercise, what: str
         assert verdict.state == SOLVED, f"it is noticed after all: take it off equivalent_mutants\n{verdict}"
         return
     assert verdict.state in (WRONG, OPEN), f"{what}: not noticed\n{source}\n{verdict}"
+
+
+@needs_v1
+def test_where_there_are_no_cgroups_the_check_says_so() -> None:
+    verdict = judge("cgroups.cap_memory", retyped(exercises.find("cgroups.cap_memory")))
+    assert verdict.state == CANNOT
+    assert "its check makes cgroups, and this lab cannot: there is no cgroup version 2" in str(verdict)
 
 
 def test_a_write_that_failed_unheard_is_the_likely_cause_too() -> None:

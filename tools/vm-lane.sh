@@ -1,29 +1,41 @@
 #!/bin/sh
-# Inside the virtual machine (tools/test-vm.sh): the tests of cgroups, as root and as an ordinary user.
+# Inside the virtual machine (tools/test-vm.sh): the tests of cgroups, as root and as an ordinary user; chapter 3's
+# notebook, compared with its outputs, and the checks of its exercises.
 #
 # The user's cgroup is what root would give them: the directory and three files, by chown. They reach the project by
 # a bind mount, since a directory above it may be closed to them.
 set -u
 
-project=/mnt
+project=/opt
 mount --bind "$(dirname "$0")/.." "$project"
 cd "$project" || exit 1
-export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 MYCONTAINER_CHAPTER_3=strict
 echo "$project" >/run/mycontainer.pth # where .venv finds the project
 for installed in .venv/lib/python3*/site-packages/*mycontainer*.pth; do mount --bind /run/mycontainer.pth "$installed"; done
+# Our own files from memory: the machine's disk is a file server, which asks its host about each of them.
+cp -r mycontainer /run/code && mount --bind /run/code mycontainer
 ip link set lo up
 # The lab shows /etc through an overlay, which the kernel refuses of a directory with other mounts in it.
 awk '$5 ~ "^/etc/" { print $5 }' /proc/self/mountinfo | xargs -r umount
 
-suite() { # suite DIRECTORY COMMAND...: run the tests with a home of their own
+suite() { # suite DIRECTORY COMMAND...: run the tests, and the notebook, with a home of their own
     home=$1
     shift
     mkdir -p "$home"
     printf '\n#### in the VM, %s\n' "$(basename "$home")"
+    set -- "$@" env HOME="$home" XDG_RUNTIME_DIR= TMPDIR="$home" \
+        IPYTHONDIR="$home/ipython" JUPYTER_RUNTIME_DIR="$home/runtime" JUPYTER_PATH="$home/share/jupyter" \
+        .venv/bin/python -m
+    "$@" mycontainer.images.base >/dev/null
+    "$@" mycontainer.lab.kernelspec install --prefix "$home" >/dev/null
     # The project's own settings load plugins that take half a minute in here.
-    "$@" env HOME="$home" XDG_RUNTIME_DIR= TMPDIR="$home" .venv/bin/python -m pytest -q -rs -c /dev/null \
-        --rootdir="$project" -o pythonpath=tests -o timeout=300 -o timeout_method=signal -p pytest_timeout -p pytester \
-        -p no:cacheprovider tests/test_cgroups.py tests/test_lab_cgroup.py
+    set -- "$@" pytest -q -rs -c /dev/null --rootdir="$project" -o pythonpath="$project/tests" -o timeout=600 \
+        -o timeout_method=signal -p pytest_timeout -p pytester -p no:cacheprovider
+    "$@" tests/test_cgroups.py tests/test_lab_cgroup.py tests/test_limited.py || return 1
+    "$@" -p nbval.plugin --nbval --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=480 \
+        --nbval-kernel-startup-timeout=480 notebooks/03_cgroups.ipynb || return 1
+    [ "$(basename "$home")" != root ] || "$@" tests/test_exercises.py \
+        -k "(cap_memory or bomb_proof or three_to_one) and not pretending and not patching"
 }
 
 failed=0

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from mycontainer.lab.figures import namespace_figure as namespace_figure
     from mycontainer.lab.figures import process_tree as process_tree
     from mycontainer.lab.figures import three_numbers as three_numbers
+    from mycontainer.lab.gauge import gauge as gauge
     from mycontainer.lab.hints import hint as hint
     from mycontainer.lab.hints import solution as solution
+    from mycontainer.lab.limit_figures import comb_figure as comb_figure
+    from mycontainer.lab.limit_figures import pressure_figure as pressure_figure
+    from mycontainer.lab.limited import cgroups_here as cgroups_here
+    from mycontainer.lab.limited import with_cgroups as with_cgroups
     from mycontainer.lab.predict import predict as predict
     from mycontainer.lab.predict import reveal as reveal
     from mycontainer.lab.progress import mine as mine
@@ -44,6 +49,8 @@ _HOME = {  # name: the module that it lives in
     "source": "source",
     "namespace_figure": "figures", "mount_tree": "figures", "mountinfo": "figures",
     "three_numbers": "figures", "process_tree": "figures",
+    "cgroups_here": "limited", "with_cgroups": "limited", "gauge": "gauge",
+    "comb_figure": "limit_figures", "pressure_figure": "limit_figures",
     "dissolve": "dissolve", "Specimen": "dissolve",
     "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",
 }

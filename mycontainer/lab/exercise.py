@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,7 +41,8 @@ class Exercise:
     dotted name. ``stub`` is the source of what the notebook gives the learner to fill in. ``probe`` looks
     at what a solution does. ``fast_track`` is the task for those with two minutes. Further functions of
     the core that would give the answer away go to ``forbid``. ``equivalent_mutants`` maps a change of the
-    reference that changes nothing one can see (as the test prints it) to the reason why.
+    reference that changes nothing one can see (as the test prints it) to the reason why. ``cgroups``: it can
+    be tried only where the lab may make some (version 2).
     """
 
     id: str
@@ -54,6 +59,7 @@ class Exercise:
     fast_track: str
     forbid: tuple[str, ...] = ()
     equivalent_mutants: Mapping[str, str] = field(default_factory=dict)
+    cgroups: bool = False
 
     @property
     def chapter(self) -> str:
@@ -86,9 +92,12 @@ class Prediction:
 
 
 def dotted(name: str) -> Any:
-    """The object with this name: "mycontainer.chroot.enter"."""
-    module, _, attribute = name.rpartition(".")
-    return getattr(import_module(module), attribute)
+    """The object with this name: "mycontainer.chroot.enter", "mycontainer.cgroups.Cgroup.join"."""
+    home, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(home), attribute)
+    except ModuleNotFoundError:  # the home of a method is a class
+        return getattr(dotted(home), attribute)
 
 
 def name_of(function: Any) -> str:
@@ -103,10 +112,11 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def learners_world() -> dict[str, Any]:
     """The names that a notebook's first cell brings."""
-    from mycontainer import chroot, lab, namespaces, syscalls
+    from mycontainer import cgroups, chroot, lab, namespaces, syscalls
 
-    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "lab": lab,
-            "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces}
+    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "math": math,
+            "signal": signal, "Path": Path, "lab": lab, "syscalls": syscalls, "chroot": chroot,
+            "namespaces": namespaces, "cgroups": cgroups}
 
 
 def from_source(source: str, name: str = "", file: str = "<solution>",
@@ -118,3 +128,16 @@ def from_source(source: str, name: str = "", file: str = "<solution>",
     exec(compile(source, file, "exec"), names)
     new = [key for key, value in names.items() if before.get(key) is not value and key != "__builtins__"]
     return names[name or new[-1]]
+
+
+def is_the_stub(function: Any, stub: str) -> bool:
+    """Whether it compiles to what the learner was given."""
+    if not isinstance(function, FunctionType):
+        return False
+    return _substance(function.__code__) == _substance(from_source(stub).__code__)
+
+
+def _substance(code: CodeType) -> tuple[object, ...]:
+    consts = [_substance(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    doc = consts[0] if consts and isinstance(consts[0], str) else None  # what it says, it does not do
+    return code.co_code, code.co_names, [one for one in consts if one != doc]

@@ -87,3 +87,48 @@ def burn(seconds: float) -> tuple[float, list[float]]:
             gaps.append(now - last)
         last = now
     return (time.process_time() - worked) / (last - begin), gaps
+
+
+def stretches(seconds: float, pause: float = 0.002) -> list[tuple[float, float]]:
+    """Keep a CPU busy for ``seconds`` of wall-clock time. Returns when we ran, as (from, to) in seconds since
+    the beginning. Where two stretches do not meet the clock on the wall went on for more than ``pause``
+    without our CPU time: so it is the kernel that made us wait, and not a busy host of this machine, if it
+    is a virtual one.
+    """
+    begin = start = last = time.perf_counter()
+    worked = time.process_time()
+    found = []
+    while last - begin < seconds:
+        now, work = time.perf_counter(), time.process_time()
+        if now - last - (work - worked) > pause:
+            found.append((start - begin, last - begin))
+            start = now
+        last, worked = now, work
+    return [*found, (start - begin, last - begin)]
+
+
+def requests(number: int, work: float) -> list[float]:
+    """Answer so many requests, one after the other, each of which takes ``work`` seconds of a CPU. Returns
+    how long each took by the clock on the wall, in seconds.
+    """
+    took = []
+    for _ in range(number):
+        begin, done = time.perf_counter(), time.process_time() + work
+        while time.process_time() < done:
+            pass
+        took.append(time.perf_counter() - begin)
+    return took
+
+
+def hog(path: str, what: str) -> None:
+    """Be a hog of one kind in the cgroup ``path`` for ten minutes: what the buttons of the gauge start."""
+    group = Cgroup(path)
+    group.join()
+    {"eat": lambda: eat(group, 8 << 20, hold=600), "burn": lambda: burn(600),
+     "sleep": lambda: time.sleep(600)}[what]()
+
+
+if __name__ == "__main__":
+    import sys
+
+    hog(*sys.argv[1:])

@@ -21,14 +21,14 @@ import socket
 import struct
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mycontainer import namespaces, syscalls
 from mycontainer.lab.child import attempt, begin, descendants, is_ours, load
-from mycontainer.lab.exercise import Exercise, from_source, name_of
+from mycontainer.lab.exercise import Exercise, is_the_stub, name_of
 from mycontainer.lab.result import Failure
 
 MS_SHARED = 1 << 20
@@ -55,7 +55,7 @@ class Ours(BaseException):
 
 
 class CannotTry(Exception):
-    """This machine does not let us make a world to try things in."""
+    """This machine does not let us try it; the message says what is missing."""
 
 
 def token(length: int = 8) -> str:
@@ -240,7 +240,9 @@ class Probe:
     def world(self) -> Process:
         """The world's own process, in which no code of the learner ever runs: what is "outside" for them."""
         if self._world is None:
-            self._world = _make_world()
+            # A cgroup namespace would hide the cgroup that the probe makes beside this process's own.
+            hidden = {"cgroup"} if self.exercise.cgroups else set()
+            self._world = _make_world([kind for kind in WORLD_KINDS if kind not in hidden])
         return self._world
 
     def fresh_root(self, programs: bool = False) -> Root:
@@ -325,7 +327,7 @@ class Probe:
             _join_world(world)  # with functions of the core that an exercise may forbid from here on
             if not run:
                 _refuse_ours(function, ours)
-                if _is_the_stub(function, self.exercise.stub):
+                if is_the_stub(function, self.exercise.stub):
                     raise NotImplementedError
             if before:
                 before()
@@ -438,15 +440,15 @@ def _in_a_fork(call: Callable[[], Any], observe: bool = False) -> Any:
     return value
 
 
-def _make_world() -> Process:
-    """Fork a process into namespaces of its own; it has the ids that we have, and is root in there."""
+def _make_world(kinds: Sequence[str]) -> Process:
+    """Fork a process into namespaces of these kinds; it has the ids that we have, and is root in there."""
     asks, asks_end = os.pipe()
     answers, answers_end = os.pipe()
     pid = os.fork()
     if pid == 0:  # the world: makes its namespaces, then sleeps
         try:
             _close_all_but({1, 2, asks_end, answers})
-            namespaces.create(WORLD_KINDS)
+            namespaces.create(kinds)
             os.write(asks_end, b"u")
             os.read(answers, 1)
             _furnish_world()
@@ -464,7 +466,7 @@ def _make_world() -> Process:
         os.write(answers_end, b"m")
         _hear(asks)
     except OSError as error:
-        raise CannotTry(str(error)) from None
+        raise CannotTry(f"no namespaces to try it in: {error}") from None
     finally:
         os.close(asks)
         os.close(answers_end)
@@ -474,7 +476,7 @@ def _make_world() -> Process:
 def _hear(pipe: int) -> None:
     word = os.read(pipe, 4096)
     if not word or word.startswith(b"!"):
-        raise CannotTry(word[1:].decode() or "it ended")
+        raise CannotTry(f"no namespaces to try it in: {word[1:].decode() or 'it ended'}")
 
 
 def _identity() -> tuple[namespaces.IdMap, namespaces.IdMap]:
@@ -556,16 +558,3 @@ def _does_nothing(function: Any) -> bool:
     """Whether there is no call at all in it: then it cannot have made a system call."""
     code = getattr(function, "__code__", None)
     return code is None or not any("CALL" in one.opname for one in dis.get_instructions(code))
-
-
-def _is_the_stub(function: Any, stub: str) -> bool:
-    """Whether it compiles to what the learner was given."""
-    if not isinstance(function, types.FunctionType):
-        return False
-    return _substance(function.__code__) == _substance(from_source(stub).__code__)
-
-
-def _substance(code: types.CodeType) -> tuple[object, ...]:
-    consts = [_substance(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
-    doc = consts[0] if consts and isinstance(consts[0], str) else None  # what it says, it does not do
-    return code.co_code, code.co_names, [one for one in consts if one != doc]
