@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mycontainer.lab.child import sh as sh
     from mycontainer.lab.dissolve import Specimen as Specimen
     from mycontainer.lab.dissolve import dissolve as dissolve
+    from mycontainer.lab.explorer import layer_explorer as layer_explorer
     from mycontainer.lab.figures import mount_tree as mount_tree
     from mycontainer.lab.figures import mountinfo as mountinfo
     from mycontainer.lab.figures import namespace_figure as namespace_figure
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mycontainer.lab.progress import progress as progress
     from mycontainer.lab.progress import reset as reset
     from mycontainer.lab.source import source as source
+    from mycontainer.lab.space import space_figure as space_figure
     from mycontainer.lab.trace import trace as trace
     from mycontainer.lab.widgets import dissolving_container as dissolving_container
     from mycontainer.lab.widgets import doctor_widget as doctor_widget
@@ -52,6 +54,7 @@ _HOME = {  # name: the module that it lives in
     "cgroups_here": "limited", "with_cgroups": "limited", "gauge": "gauge",
     "comb_figure": "limit_figures", "pressure_figure": "limit_figures",
     "dissolve": "dissolve", "Specimen": "dissolve",
+    "layer_explorer": "explorer", "space_figure": "space",
     "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",
 }
 
