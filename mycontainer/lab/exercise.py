@@ -112,11 +112,16 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def learners_world() -> dict[str, Any]:
     """The names that a notebook's first cell brings."""
-    from mycontainer import cgroups, chroot, lab, namespaces, syscalls
+    import socket
+    import struct
+
+    from mycontainer import cgroups, chroot, lab, layers, namespaces, network, syscalls
+    from mycontainer.lab import wires
 
     return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "math": math,
-            "signal": signal, "Path": Path, "lab": lab, "syscalls": syscalls, "chroot": chroot,
-            "namespaces": namespaces, "cgroups": cgroups}
+            "signal": signal, "socket": socket, "struct": struct, "Path": Path, "lab": lab, "wires": wires,
+            "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces, "cgroups": cgroups,
+            "layers": layers, "network": network}
 
 
 def from_source(source: str, name: str = "", file: str = "<solution>",
