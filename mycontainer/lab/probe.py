@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from mycontainer import namespaces, syscalls
 from mycontainer.lab.child import attempt, begin, descendants, is_ours, load
-from mycontainer.lab.exercise import Exercise, is_the_stub, name_of
+from mycontainer.lab.exercise import Exercise, is_the_stub, learners_world, name_of
 from mycontainer.lab.result import Failure
 
 MS_SHARED = 1 << 20
@@ -231,6 +231,7 @@ class Probe:
 
     def __init__(self, exercise: Exercise, body: bytes, patience: float = 1.0) -> None:
         self.exercise, self._body, self.patience = exercise, body, patience
+        learners_world()  # loads its modules now: the world may hide their files
         self._world: Process | None = None
         self._checkpoints: list[Checkpoint] = []
 
