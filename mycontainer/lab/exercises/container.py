@@ -776,18 +776,6 @@ EXERCISES = [ROOT, SPAWN, PLUG, MINI]
 
 PREDICTIONS = [
     Prediction(
-        id="container.lines",
-        question="How many lines of Python does a container need that serves a page?",
-        choices={"a": "about 60", "b": "about 600", "c": "about 6,000"},
-        answer="a",
-        why="Six namespaces, a stack of mounts, a cable and an exec: the kernel does the work, and you only "
-            "ask in the right order. What the many thousands are for is the last part of this chapter.",
-        misconceptions={
-            "b": "So it would be if a container were a thing to be built. It is a process, asked for with a "
-                 "dozen system calls.",
-            "c": "That is a virtual machine's device models, or an engine with all that surrounds the start.",
-        }),
-    Prediction(
         id="container.port",
         question="Two containers each have a server on port 80, and each needs another version of one "
                  "library. What keeps them from getting in each other's way?",
@@ -800,5 +788,20 @@ PREDICTIONS = [
             "a": "The image is on disk once, and in memory once: each has an upper of its own, and nothing "
                  "else (chapter 4).",
             "b": "Inside, both listen at port 80. Only ports out here must differ, and only if published.",
+        }),
+    Prediction(
+        id="container.outside",
+        question="A container runs. Somebody kills the process that started it, with SIGKILL. What becomes "
+                 "of the container?",
+        choices={"a": "it ends: whoever started it is gone", "b": "it lives on",
+                 "c": "the kernel cleans up: mounts, cable and processes go"},
+        answer="b",
+        why="Runner and process 1 are processes like any others: they get another parent, and go on. Only "
+            "the runner's death takes process 1 along, because process 1 has asked for that.",
+        misconceptions={
+            "a": "A child does not end with its parent. What ends with the shell in a terminal gets a signal "
+                 "from the terminal, and this one has left that session.",
+            "c": "It does so when the last process in the namespaces ends. It does not know that there is a "
+                 "\"container\" which nobody wants any more.",
         }),
 ]
