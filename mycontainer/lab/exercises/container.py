@@ -626,7 +626,7 @@ def probe_mini(p: Probe) -> None:
         write(secret)
 
     with p.child(run=prepare):
-        mounts = p.world.read("mountinfo")
+        mounts, world_name = p.world.read("mountinfo"), p.world.inside(host_name)
     gate = p.checkpoint()
     server = ["httpd", "-f", "-p", "80", "-h", "/www"]
     with p.child(server, image, name, ip, Group(note, gate)) as process:
@@ -641,6 +641,9 @@ def probe_mini(p: Probe) -> None:
                  "Process 1 is still your Python, or gone. See what it printed.", "man 2 execve")
         p.expect("what your function returned", process.finish(), (one.pid, runner.pid),
                  "It shall return what spawn returns.")
+        p.expect("the host name of the world outside", p.world.inside(host_name), world_name,
+                 "You have renamed everybody. Which of your functions runs in the container?",
+                 "man 7 uts_namespaces")
         see_inside(p, one, name, base.canary, secret)
         soon(p, lambda: process.inside(first_page, ip) != "ECONNREFUSED")  # it is only just starting
         p.expect(f"the page at http://{ip}/, called from outside", process.inside(first_page, ip), page,
@@ -727,6 +730,20 @@ MINI = Exercise(
                         group.join(pid)
                     ours.plug(pid, name, ip)
                 syscalls.sethostname(name)
+                return ours.spawn(inside, outside)
+            """, says="You have renamed everybody"),
+        Wrong("""
+            def my_container(argv, image, name, ip, group=None):
+                from mycontainer.lab.exercises import container as ours
+                def inside():
+                    os.setsid()
+                    syscalls.sethostname(name)
+                    ours.root(image, "/tmp/root")
+                    os.execvpe(argv[0], argv, {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin"})
+                def outside(pid):
+                    if group:
+                        group.join(pid)
+                    ours.plug(pid, name, ip)
                 return ours.spawn(inside, outside)
             """, says="what does your process 1 do when exec fails"),
         Wrong("""
