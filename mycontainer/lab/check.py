@@ -57,6 +57,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -121,8 +122,8 @@ def _of_the_caller(exercise: Exercise, names: Mapping[str, Any]) -> Any:
 
 
 def stub_name(exercise: Exercise) -> str:
-    """The name of what the learner is given to fill in: the last one that the stub defines."""
-    name: str = re.findall(r"^\s*def (\w+)\(", exercise.stub, re.MULTILINE)[-1]
+    """The name of what the learner is given to fill in: the last function that the stub defines."""
+    name: str = re.findall(r"^def (\w+)\(", textwrap.dedent(exercise.stub), re.MULTILINE)[-1]
     return name
 
 

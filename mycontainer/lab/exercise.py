@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mycontainer.lab.probe import Probe
 
+LEARNER = "learner"  # the module of what a learner wrote, once it is brought back from its source
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -115,13 +117,13 @@ def learners_world() -> dict[str, Any]:
     import socket
     import struct
 
-    from mycontainer import cgroups, chroot, lab, namespaces, network, syscalls
+    from mycontainer import cgroups, chroot, lab, layers, namespaces, network, syscalls
     from mycontainer.lab import wires
 
-    return {"__name__": "learner", "os": os, "sys": sys, "subprocess": subprocess, "math": math,
+    return {"__name__": LEARNER, "os": os, "sys": sys, "subprocess": subprocess, "math": math,
             "signal": signal, "socket": socket, "struct": struct, "Path": Path, "lab": lab, "wires": wires,
             "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces, "cgroups": cgroups,
-            "network": network}
+            "layers": layers, "network": network}
 
 
 def from_source(source: str, name: str = "", file: str = "<solution>",

@@ -21,7 +21,7 @@ import socket
 import struct
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -93,10 +93,12 @@ class Root:
 
 
 class Process:
-    """A process as the kernel shows it to us, who stand outside."""
+    """A process as the kernel shows it to us, who stand outside. ``joins`` are the kinds of namespaces that
+    `inside` joins: in a user namespace of its own a process may share with the world one that the world made.
+    """
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, pid: int, joins: Iterable[str] = namespaces.ORDER) -> None:
+        self.pid, self.joins = pid, joins
 
     def link(self, name: str) -> str | None:
         """Where ``/proc/PID/name`` points to: "root", "cwd", "exe", "ns/uts", "fd/3"; None if it is gone."""
@@ -159,7 +161,7 @@ class Process:
         """
         def join_and_look() -> Any:
             root = os.open(f"/proc/{self.pid}/root", os.O_PATH)
-            namespaces.enter(self.pid)
+            namespaces.enter(self.pid, self.joins)
             os.fchdir(root)
             os.chroot(".")
             os.chdir("/")
@@ -229,6 +231,7 @@ class Probe:
 
     def __init__(self, exercise: Exercise, body: bytes, patience: float = 1.0) -> None:
         self.exercise, self._body, self.patience = exercise, body, patience
+        learners_world()  # loads its modules now: the world may hide their files
         self._world: Process | None = None
         self._checkpoints: list[Checkpoint] = []
 

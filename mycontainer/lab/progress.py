@@ -23,7 +23,7 @@ from typing import Any
 from mycontainer.lab import exercises
 from mycontainer.lab.child import remember_source
 from mycontainer.lab.display import card
-from mycontainer.lab.exercise import from_source
+from mycontainer.lab.exercise import LEARNER, from_source
 
 FILE = ".progress.jsonl"
 LONGEST = 100_000  # bytes of an event that we send; a longer source is not kept
@@ -169,9 +169,11 @@ def _gather(function: FunctionType, lines: list[str], seen: set[str]) -> None:
         if isinstance(value, ModuleType):
             lines.append(f"import {value.__name__} as {name}" if "." in value.__name__ or
                          value.__name__ != name else f"import {name}")
-        elif isinstance(value, FunctionType) and value.__module__ == function.__module__:
+        elif isinstance(value, FunctionType) and value.__module__ in (function.__module__, LEARNER):
             if value is not function:
                 _gather(value, lines, seen)
+            if value.__name__ != name:
+                lines.append(f"{name} = {value.__name__}")
         elif isinstance(getattr(value, "__module__", None), str) and hasattr(value, "__qualname__"):
             lines.append(f"from {value.__module__} import {value.__qualname__} as {name}")
         elif _is_literal(value):
