@@ -137,8 +137,11 @@ def probe_cap_memory(p: Probe) -> None:
         group = Cgroup(f"{home.path}/{p.token()}")
         with p.child(group.path, size, may_raise=True) as process:
             if process.error and process.error.kind == "PermissionError":
+                no_swap = "memory.swap.max" in process.error.message and not home.has("memory.swap.max")
                 p.fail("how your function went", str(process.error), "it does not raise",
-                       cause="Only the kernel makes files in a cgroup. One is not there: is its name right?",
+                       cause="This kernel was built without swap, and has no such file. Leave it out here."
+                       if no_swap else
+                       "Only the kernel makes files in a cgroup. One is not there: is its name right?",
                        look=f'{DOC}, "Memory Interface Files"')
             must_be_there(p, group)
             got, high = group.read("memory.max"), group.read("memory.high")
@@ -150,9 +153,10 @@ def probe_cap_memory(p: Probe) -> None:
                 cause = "The kernel counts in bytes, and rounds to whole pages."
             p.expect("memory.max, the wall", got, str(size), cause=cause,
                      look=f'{DOC}, "Memory Interface Files"')
-            p.expect("memory.swap.max", group.read("memory.swap.max"), "0",
-                     cause="What does not fit is written to the swap, if the machine has one, and there is "
-                           "no limit on that.", look=f'{DOC}, "memory.swap.max"')
+            if home.has("memory.swap.max"):
+                p.expect("memory.swap.max", group.read("memory.swap.max"), "0",
+                         cause="What does not fit is written to the swap, if the machine has one, and there "
+                               "is no limit on that.", look=f'{DOC}, "memory.swap.max"')
             must_be_in(p, process, group)
             code, _ = in_group(group, lambda: hogs.eat(group, 2 * size))
             p.expect("the exit code of a hog that takes twice the limit in there", code, 137)
@@ -241,8 +245,8 @@ def answer_times(work: int, quota: int, period: int, number: int = 4000) -> tupl
 
 def probe_comb(p: Probe) -> None:
     quota, period = random.randrange(8, 25) * 1000 + 7, random.randrange(60, 110) * 1000
-    for part, least, most in (("less than a hundredth of the quota", 0.003, 0.006),
-                              ("less than half the quota", 0.11, 0.4),
+    for part, least, most in (("less than half the quota", 0.11, 0.4),  # as in the text: the fast track
+                              ("less than a hundredth of the quota", 0.003, 0.006),
                               ("more than half the quota", 0.6, 0.93),
                               ("more than two quotas", 2.1, 2.4)):
         work = int(quota * random.uniform(least, most)) | 1
@@ -411,7 +415,7 @@ EXERCISES = [
                 ...
             ''',
         probe=probe_comb,
-        fast_track="Only for work far below the quota: how long is the median, and how long a pause?",
+        fast_track="The server above, as a formula: one line. The check goes on to shorter and longer work.",
         wrong=(
             Wrong("""
                 def my_comb(work, quota, period):
@@ -604,8 +608,7 @@ PREDICTIONS = [
             "speed; then all its threads stand still until the next period. On average that is a half. "
             "For a request that comes at the wrong moment it is 50 ms of nothing.",
         misconceptions={
-            "a": "No part of the kernel can slow down a processor for one process. It can only stop the "
-                 "process.",
+            "a": "A quota does not touch the processor's clock. It stops the process, and lets it go on.",
             "c": "Which CPUs it may use is another limit (cpuset). A quota is time, on whichever CPU; four "
                  "threads use up 50 ms in 12.5."}),
     Prediction(
@@ -634,16 +637,18 @@ PREDICTIONS = [
             "c": "nproc does obey a cpuset; /proc/meminfo obeys nothing. lxcfs is a program that fakes it."}),
     Prediction(
         id="cgroups.own_limit",
-        question="Root of a container can write to the files of its own cgroup. Can it raise its limit?",
-        choices={"a": "yes, and then the limit is gone",
-                 "b": "no: a cgroup's own limits are read-only inside",
-                 "c": "it can raise the number, but a limit further up holds all the same"},
+        question="Root of a container can write to the files of its own cgroup. The cgroup above has a "
+                 "limit, too, and belongs to somebody else. Can it get out of its limit?",
+        choices={"a": "yes: it raises the number, and the limit is gone",
+                 "b": "no: the kernel lets nobody raise the limit that they are under",
+                 "c": "no: it can raise the number, but the limit further up holds all the same"},
         answer="c",
-        why="A file is a file: who may write to it may set the limit. What holds is the cgroup above, which "
-            "belongs to somebody else. So one gives away a cgroup *below* the one with the limit: that is "
-            "delegation. Or one shows the files read-only.",
+        why="A file is a file: who may write to it may set the limit. What holds is a limit that belongs to "
+            "somebody else, in a cgroup above. That is delegation: one gives away a cgroup, and keeps a "
+            "limit. Or one shows the files read-only.",
         misconceptions={
-            "a": "Of this cgroup, yes. But every cgroup above has a limit too, and the smallest one counts.",
-            "b": "Nothing makes them so by itself: it is a matter of who owns the file, and of how it is "
-                 "mounted. An engine has to see to that."}),
+            "a": "Only where no cgroup above has a limit: the first container of the cell got away. Of all "
+                 "limits on the way up the smallest counts.",
+            "b": "It asks who may write to the file, not who is limited by it: a matter of the file's "
+                 "owner, and of how it is mounted. An engine has to see to that."}),
 ]
