@@ -11,6 +11,7 @@ What a root file system still lacks is what the kernel makes up as it goes: /pro
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 
 from mycontainer import paths, syscalls
@@ -65,10 +66,11 @@ def bind(source: str, root: str, path: str, readonly: bool = False) -> None:
     mounted below ``source`` too, which MS_REMOUNT could not do. Raises FileNotFoundError if ``source``
     is not there. man 2 mount, "Creating a bind mount"; man 2 mount_setattr.
     """
-    with paths.target(root, path, directory=os.path.isdir(source)) as target:
+    directory = stat.S_ISDIR(os.stat(source).st_mode)  # it has to be there before we make a place for it
+    with paths.target(root, path, directory=directory) as target:
         syscalls.mount(source, target, None, MS_BIND | MS_REC)
     if readonly:
-        with paths.target(root, path, directory=os.path.isdir(source)) as target:  # now the mounted one
+        with paths.target(root, path, directory=directory) as target:  # now the mounted one
             syscalls.mount_setattr(syscalls.AT_FDCWD, target, syscalls.AT_RECURSIVE,
                                    set_=syscalls.MOUNT_ATTR_RDONLY)
 
@@ -88,8 +90,8 @@ def mount_sys(root: str) -> None:
 def make_dev(root: str) -> None:
     """Give ``root`` a /dev: a few harmless devices, terminals and shared memory of its own.
 
-    The set is the runtime-spec's (config-linux, "Default Devices"). /dev/shm and /dev/mqueue hold what
-    System V and POSIX IPC keep, hence mqueue belongs to the IPC namespace that we are in.
+    The set is the runtime-spec's (config-linux, "Default Devices"). /dev/shm and /dev/mqueue hold what POSIX
+    IPC keeps; the latter belongs to the IPC namespace that we are in.
     """
     with paths.target(root, "dev") as target:
         syscalls.mount("tmpfs", target, "tmpfs", MS_NOSUID, "mode=755,size=64k")

@@ -13,11 +13,11 @@ from mycontainer import chroot, namespaces, syscalls
 from mycontainer.cgroups import Cgroup
 from mycontainer.errors import ContainerError
 from mycontainer.namespaces import IdMap
-from mycontainer.spawn import Process, execute, spawn
+from mycontainer.spawn import PATH, Process, execute, spawn
 
 KINDS = ("user", "cgroup", "ipc", "uts", "net", "pid", "mnt")  # time is for those who ask for it
 Volume = tuple[str, str, bool]  # (our path, path inside, read-only)
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+ENVIRONMENT = {"PATH": PATH, "HOME": "/root"}
 
 
 def run(argv: Sequence[str], root: str | None = None, **how: object) -> int:
@@ -36,8 +36,9 @@ def start(argv: Sequence[str], root: str | None = None, *, kinds: Iterable[str] 
     ``root`` becomes ``/`` (None: keep ours). With ``layers`` (directories, the lowest first) or ``unpack`` it
     is only a place to mount a fresh tmpfs, which vanishes with the container: it takes what is changed in the
     layers, and what ``unpack(root)`` writes. The maps are as `namespaces.write_map` takes them (None: only
-    ourselves, as root). ``connect`` is called out here with the pid of the waiting PID 1, to give its network
-    namespace a wire. Raises ContainerError with a shell's exit code for it.
+    ourselves, as root; if we are the machine's root, so is root inside). ``connect`` is called out here with
+    the pid of the waiting PID 1, to give its network namespace a wire. Raises ContainerError with a shell's
+    exit code for it.
     """
     kinds = tuple(kinds)
     if root is not None and "mnt" not in kinds:

@@ -29,7 +29,8 @@ FLAGS = {
 }
 ORDER = tuple(FLAGS)
 
-# What unshare and setns change for our *children* only: a process keeps its own pid and its own clocks.
+# What unshare changes for our *children* only: a process keeps its own pid and its own clocks. (To setns a
+# time namespace counts for us too, at once.)
 FOR_CHILDREN = ("pid", "time")
 
 IdMap = Sequence[tuple[int, int, int]]  # (first id inside, first id outside, how many)
@@ -136,7 +137,7 @@ def set_clocks(seconds: int) -> None:
 
 
 def enter(pid: int, kinds: Iterable[str] = ORDER) -> None:
-    """Join the namespaces of another process, as nsenter(1) does; pid and time count for our children.
+    """Join the namespaces of another process, as nsenter(1) does; pid counts for our children only.
 
     All are opened before the first is joined: afterwards ``/proc`` may be another one. A namespace that we
     are in already is left out, as the kernel refuses to join our own user namespace once more.

@@ -19,6 +19,8 @@ from mycontainer import namespaces, syscalls
 from mycontainer.errors import EXIT_OURS, ContainerError, explain, explain_exec
 from mycontainer.namespaces import IdMap
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 # What the three tell each other, over two pipes. When the command runs, exec has closed the last end.
 UNSHARED = "unshared"  # runner to outside: the namespaces are made, write the maps
 MAPPED = b"m"          # outside to runner: done
@@ -52,18 +54,17 @@ class Process:
 
 def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_map: IdMap,
           outside: Callable[[int], None] = lambda pid: None) -> Process:
-    """Fork the runner and PID 1, which calls ``inside``; returns when that has become a command.
+    """Fork the runner and PID 1, which calls ``inside``; returns when that is a command, or has ended.
 
-    Before that, when PID 1 waits in its namespaces, we call ``outside`` with its pid: to put it into a
-    cgroup, or to plug in its network. Out here the others are nobody, who may not.
+    The *thread* that calls us is their parent: they end with it (man 2 prctl, PR_SET_PDEATHSIG). When PID 1
+    waits in its namespaces, we call ``outside`` with its pid: to put it into a cgroup, or to plug in its
+    network. Out here the others are nobody, who may not.
     """
     orders, order = os.pipe()
     news, tell = os.pipe()
     runner = os.fork()
     if runner == 0:  # the runner
-        os.setpgid(0, 0)  # what is sent to the caller's group, as Ctrl-C is, is the caller's to pass on
-        os.close(order)  # so that the death of the outside ends our waiting for it
-        _to_the_end(tell, lambda: _runner(inside, kinds, orders, tell))
+        _to_the_end(tell, lambda: _runner(inside, kinds, orders, order, tell))
     os.close(orders)
     os.close(tell)
     process = None
@@ -91,8 +92,10 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
     return process
 
 
-def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, tell: int) -> int:
+def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, order: int, tell: int) -> int:
     """Make the namespaces, fork PID 1 into them; returns how it ended."""
+    os.setpgid(0, 0)  # what is sent to the caller's group, as Ctrl-C is, is the caller's to pass on
+    os.close(order)  # so that the death of the outside ends our waiting for it
     namespaces.create({*kinds} - {"cgroup"})
     _say(tell, UNSHARED)
     _await(orders, MAPPED)
@@ -145,7 +148,7 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> None:
     # Root of a user namespace may undo the mounts made in it: a read-only volume would be none.
     syscalls.prctl(syscalls.PR_CAPBSET_DROP, syscalls.CAP_SYS_ADMIN)
     name, failure, exists = argv[0], OSError(2, ""), False
-    for directory in [""] if "/" in name else env.get("PATH", "").split(":"):
+    for directory in [""] if "/" in name else env.get("PATH", PATH).split(":"):
         path = f"{directory}/{name}" if directory else name
         try:
             os.execve(path, tuple(argv), dict(env))

@@ -70,6 +70,8 @@ class Flags(int):
 def _kernel(name: str, *arguments: object) -> int:
     """Make the call; the return value, or OSError."""
     number = NUMBERS[os.uname().machine].get(name) or NUMBERS_EVERYWHERE[name]
+    if any(isinstance(a, str) and "\0" in a for a in arguments):  # the kernel would see the part before it
+        raise ValueError(f"a zero byte in {describe(name, *arguments)!r}")
     raw = [os.fsencode(a) if isinstance(a, str) else a if isinstance(a, (bytes, type(None)))
            else ctypes.c_long(a) for a in arguments]  # type: ignore[arg-type]
     while (result := _libc.syscall(ctypes.c_long(number), *raw)) == -1:

@@ -323,7 +323,7 @@ def test_the_oom_killer_ends_a_container_with_137(group: Cgroup,
     assert int(group.read("memory.max")) == 24 * MB  # proved before anybody eats
     process = start("sh", "-c", "head -c 96m /dev/zero | tail -n 1 > /dev/null", cgroup=group)
     assert process.wait() == 137
-    assert group.numbers("memory.events")["oom_kill"] == 1
+    assert group.numbers("memory.events")["oom_kill"] >= 1  # the other end of the pipe may be taken as well
 
 
 @needs_cgroups

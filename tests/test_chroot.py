@@ -184,6 +184,12 @@ def test_a_volume_is_the_same_file_and_read_only_means_it(root: str, tmp_path: P
     assert (data / "a").read_text() == "after"
 
 
+def test_a_volume_of_nothing_leaves_no_place_behind(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        chroot.bind(str(tmp_path / "nothing"), str(tmp_path), "place")
+    assert not (tmp_path / "place").exists()
+
+
 def test_read_only_holds_for_mounts_below_the_volume(root: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "below").mkdir(parents=True)

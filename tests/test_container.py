@@ -75,6 +75,10 @@ def test_a_root_of_layers_is_written_to_above_them(image: str, tmp_path: Path, r
     assert run("cat", "page", **how) == (0, "above")  # the next one starts afresh
 
 
+def test_without_a_path_in_its_environment_a_command_is_found_where_commands_are(run: Run) -> None:
+    assert run("sh", "-c", "echo found", env={}) == (0, "found\n")
+
+
 def test_every_kind_asked_for_is_new_and_no_other(start: Start) -> None:
     here = namespaces.identify()
     process = start("sleep", "30")

@@ -320,3 +320,8 @@ def test_recording_ends_with_its_block_even_when_that_raises() -> None:
 ])
 def test_flags_print_as_the_kernels_names(prefix: str, value: int, shown: str) -> None:
     assert repr(syscalls.Flags(prefix, value)) == shown
+
+
+def test_a_zero_byte_is_refused_not_cut_off() -> None:
+    with pytest.raises(ValueError, match="zero byte"):
+        syscalls.chdir("/\0nowhere")
