@@ -29,7 +29,7 @@ def stack(layers: Sequence[str], root: str, upper: str | None = None, work: str 
     """Mount ``layers``, directories with the lowest first, as one tree at ``root``.
 
     Changes go to ``upper``; ``work`` is for the kernel's own use (`make_upper` makes both). Without them the
-    tree is read-only, and needs two layers, of 500. More than a page needs Linux 6.8, and paths < 256 bytes.
+    tree is read-only, and needs two layers. 500 at most; over a page: Linux 6.8, and no path over 255 bytes.
     """
     options = {key: path.translate(ESCAPED) for key, path in (("upperdir", upper), ("workdir", work)) if path}
     # A directory that is renamed shall be copied: a mere note "was so-and-so" is no layer to send anybody.
@@ -62,7 +62,7 @@ def make_upper(directory: str, size: str = "64m") -> tuple[str, str]:
     """Make an upper and its work directory in ``directory``, and return their paths.
 
     The kernel refuses an upper on an overlay, and inside of Docker or a Codespace everything is on one:
-    there a tmpfs of at most ``size`` is mounted on ``directory`` first. What is written is gone with it.
+    there a tmpfs of ``size`` is mounted first, and what is written is gone with it (rootless: Linux 6.6).
     """
     if file_system(directory) == "overlay":
         syscalls.mount("tmpfs", directory, "tmpfs", syscalls.MS_NODEV, f"size={size},mode=755")
