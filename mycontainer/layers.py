@@ -1,9 +1,8 @@
 """Chapter 4: file systems in layers.
 
-A hundred containers of one image do not need a hundred copies of it. overlayfs shows a stack of directories
-as one: what is read comes from the topmost layer that has it, what is written goes to a directory above
-them all, the *upper*. A file that is changed is copied up first; a file that is deleted leaves a mark there,
-a *whiteout*, for the layers below are never touched. An image is such a stack, each layer sent as a tar.
+A hundred containers of one image need no hundred copies of it. overlayfs shows a stack of directories as one:
+what is read comes from the topmost layer that has it, changes go to a directory above, the *upper*. A changed
+file is copied up first, a deleted one leaves a mark, a *whiteout*. An image is a stack, each layer a tar.
 
 Sources: docs.kernel.org/filesystems/overlayfs.html; OCI image-spec, layer.md and config.md ("ChainID").
 """
@@ -15,13 +14,14 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from mycontainer import namespaces, paths, syscalls
 from mycontainer.errors import ContainerError
 
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"  # in a tar: "this name is deleted", "nothing shows from below"
+ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\:,"})  # they mean something in options
 NO_NAMES = (WHITEOUT, f"{WHITEOUT}.", f"{WHITEOUT}..")  # whiteouts of nothing, the directory, the one above
 
 
@@ -29,12 +29,12 @@ def stack(layers: Sequence[str], root: str, upper: str | None = None, work: str 
     """Mount ``layers``, directories with the lowest first, as one tree at ``root``.
 
     Changes go to ``upper``; ``work`` is for the kernel's own use (`make_upper` makes both). Without them the
-    tree is read-only, and needs two layers. At most 500; more than a page of paths needs Linux 6.5.
+    tree is read-only, and needs two layers. 500 at most; over a page: Linux 6.8, and no path over 255 bytes.
     """
-    options = {"upperdir": _escaped(upper), "workdir": _escaped(work or "")} if upper else {}
+    options = {key: path.translate(ESCAPED) for key, path in (("upperdir", upper), ("workdir", work)) if path}
     # A directory that is renamed shall be copied: a mere note "was so-and-so" is no layer to send anybody.
     options |= {"redirect_dir": "nofollow"} if _is_host() else {"redirect_dir": "nofollow", "userxattr": ""}
-    line = ",".join([f"lowerdir={':'.join(map(_escaped, reversed(layers)))}",
+    line = ",".join([f"lowerdir={':'.join(layer.translate(ESCAPED) for layer in reversed(layers))}",
                      *(f"{key}={value}" if value else key for key, value in options.items())])
     if len(os.fsencode(line)) < 4096:  # all that mount(2) takes, the zero at the end included
         syscalls.mount("overlay", root, "overlay", 0, line)
@@ -44,21 +44,13 @@ def stack(layers: Sequence[str], root: str, upper: str | None = None, work: str 
 
 def _stack_one_by_one(options: Sequence[tuple[str, str]], root: str) -> None:
     """The same with the newer calls, which take the options one at a time, and so any number of them."""
-    asked = syscalls.fsopen("overlay")
-    try:
+    with _held(syscalls.fsopen("overlay")) as asked:
         for key, value in options:
             kind = syscalls.FSCONFIG_SET_STRING if value else syscalls.FSCONFIG_SET_FLAG
             syscalls.fsconfig(asked, kind, key, value or None)
         syscalls.fsconfig(asked, syscalls.FSCONFIG_CMD_CREATE)
-        made = syscalls.fsmount(asked)
-    finally:
-        os.close(asked)
-    syscalls.move_mount(made, "", syscalls.AT_FDCWD, root, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
-    os.close(made)
-
-
-def _escaped(path: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\:," else letter for letter in path)
+        with _held(syscalls.fsmount(asked)) as made:
+            syscalls.move_mount(made, "", syscalls.AT_FDCWD, root, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def _is_host() -> bool:
@@ -70,14 +62,13 @@ def make_upper(directory: str, size: str = "64m") -> tuple[str, str]:
     """Make an upper and its work directory in ``directory``, and return their paths.
 
     The kernel refuses an upper on an overlay, and inside of Docker or a Codespace everything is on one:
-    there a tmpfs of at most ``size`` is mounted on ``directory`` first. What is written is gone with it.
+    there a tmpfs of ``size`` is mounted first, and what is written is gone with it (rootless: Linux 6.6).
     """
     if file_system(directory) == "overlay":
         syscalls.mount("tmpfs", directory, "tmpfs", syscalls.MS_NODEV, f"size={size},mode=755")
-    upper, work = f"{directory}/upper", f"{directory}/work"
-    os.mkdir(upper, 0o755)
-    os.mkdir(work, 0o755)
-    return upper, work
+    for name in ("upper", "work"):
+        os.mkdir(f"{directory}/{name}", 0o755)
+    return f"{directory}/upper", f"{directory}/work"
 
 
 def file_system(path: str) -> str:
@@ -90,8 +81,7 @@ def file_system(path: str) -> str:
 
 def is_whiteout(path: str) -> bool:
     """Does ``path``, in an upper, stand for a deleted file? overlayfs makes it a device 0:0."""
-    found = os.lstat(path)
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+    return stat.S_ISCHR(os.lstat(path).st_mode) and os.lstat(path).st_rdev == 0
 
 
 def is_opaque(path: str) -> bool:
@@ -109,72 +99,76 @@ def diff(upper: str, archive: str, latest: int | None = None) -> str:
     ``latest`` (seconds since 1970). https://reproducible-builds.org/docs/archives/
     """
     with tarfile.open(archive, "w") as tar:
-        for above, directories, files in os.walk(upper):
-            directories.sort()
-            for name in sorted(directories + files):
-                _add(tar, os.path.relpath(above, upper), os.path.join(above, name), latest)
+        _add(tar, upper, "", latest)
     return digest(archive)
 
 
-def _add(tar: tarfile.TarFile, above: str, path: str, latest: int | None) -> None:
-    name = os.path.basename(path)
-    if is_whiteout(path):
-        tar.addfile(tarfile.TarInfo(os.path.normpath(f"{above}/{WHITEOUT}{name}")))
-        return
-    entry = tar.gettarinfo(path, os.path.normpath(f"{above}/{name}"))
-    entry.uname = entry.gname = ""
-    entry.mtime = int(entry.mtime) if latest is None else min(int(entry.mtime), latest)
-    with open(path if entry.isreg() else os.devnull, "rb") as content:
-        tar.addfile(entry, content)
-    if entry.isdir() and is_opaque(path):
-        tar.addfile(tarfile.TarInfo(f"{entry.name}/{OPAQUE}"))
+def _add(tar: tarfile.TarFile, upper: str, above: str, latest: int | None) -> None:
+    for name in sorted(os.listdir(os.path.join(upper, above))):  # os.walk would pass over what it cannot read
+        path = os.path.join(upper, above, name)
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            continue  # a tar has no kind for it
+        entry = tarfile.TarInfo(os.path.join(above, WHITEOUT + name)) if is_whiteout(path) \
+            else tar.gettarinfo(path, os.path.join(above, name))
+        entry.uname = entry.gname = ""
+        entry.mtime = int(entry.mtime) if latest is None else min(int(entry.mtime), latest)
+        with open(path if entry.size else os.devnull, "rb") as content:
+            tar.addfile(entry, content)
+        if entry.isdir():
+            if is_opaque(path):
+                tar.addfile(tarfile.TarInfo(f"{entry.name}/{OPAQUE}"))
+            _add(tar, upper, entry.name, latest)
 
 
 def apply(archive: str, directory: str, as_layer: bool = False) -> None:
     """Unpack a layer over what ``directory`` holds: add, replace, and delete what is marked as deleted.
 
-    With ``as_layer`` the marks stay, as overlayfs has them, for a directory to `stack` on others. The tar is
-    a stranger's: a name like ``../x`` is a ContainerError, and ``x/y`` after a symlink ``x -> /etc`` stays
-    inside. Owners are kept as far as we may.
+    With ``as_layer`` the marks stay, as overlayfs has them: an empty ``directory`` is one to `stack`. The
+    tar is a stranger's: a name like ``../x`` is a ContainerError, ``x/y`` after a symlink ``x -> /etc`` stays
+    inside. Owners are kept as far as we may; images/apply.py keeps the times of directories, too.
     """
-    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extraction_filter = lambda entry, _: entry  # names are our business, see below
-            for entry in tar:
-                above, name = os.path.split(os.path.normpath(f"/{entry.name}"))
-                if ".." in entry.name.split("/") or name in NO_NAMES or not (name or entry.isdir()):
-                    raise ContainerError(f"cannot unpack {entry.name}", "this name leads out of the layer")
-                entry.name = name
-                parent = paths.make_directories(root, above)
-                try:
-                    _unpack(tar, entry, root, f"/proc/self/fd/{parent}", as_layer)  # nobody can swap that
-                finally:
-                    os.close(parent)
-    finally:
-        os.close(root)
+    top = os.path.realpath(directory)
+    with tarfile.open(archive) as tar, _held(os.open(top, os.O_PATH | os.O_DIRECTORY)) as root:
+        tar.extraction_filter = lambda entry, _: entry  # names are our business, see below
+        # Marks first, wherever they stand: they mean the layers below, and where those have a directory.
+        for entry in sorted(tar, key=lambda entry: not os.path.basename(entry.name).startswith(WHITEOUT)):
+            above, name = os.path.split(os.path.normpath(f"/{entry.name}"))
+            if ".." in entry.name.split("/") or name in NO_NAMES or not (name or entry.isdir()):
+                raise ContainerError(f"cannot unpack {entry.name}", "this name leads out of the layer")
+            is_mark, entry.name, place = name.startswith(WHITEOUT), name, os.path.normpath(f"{top}/{above}")
+            if not is_mark or as_layer or (os.path.isdir(place) and place == os.path.realpath(place)):
+                with _held(paths.make_directories(root, above)) as parent:
+                    held = f"/proc/self/fd/{parent}"  # nobody can swap that
+                    _hide(held, name, as_layer) if is_mark else _unpack(tar, entry, root, held)
 
 
-def _unpack(tar: tarfile.TarFile, entry: tarfile.TarInfo, root: int, above: str, as_layer: bool) -> None:
-    """Make or delete what ``entry`` says in the directory ``above``."""
-    path = os.path.join(above, entry.name.removeprefix(WHITEOUT))
-    if entry.name == OPAQUE:
-        for name in os.listdir(above):
-            _remove(os.path.join(above, name))
-        if as_layer:
-            os.setxattr(above, f"{'trusted' if _is_host() else 'user'}.overlay.opaque", b"y")
+def _hide(above: str, mark: str, as_layer: bool) -> None:
+    """Delete what ``mark`` names in the directory ``above``, or mark it as overlayfs does."""
+    path = os.path.join(above, mark.removeprefix(WHITEOUT))
+    for old in [os.path.join(above, name) for name in os.listdir(above)] if mark == OPAQUE else [path]:
+        _remove(old)
+    if as_layer and mark == OPAQUE:
+        os.setxattr(above, f"{'trusted' if _is_host() else 'user'}.overlay.opaque", b"y")
+    elif as_layer:
+        os.mknod(path, stat.S_IFCHR)  # device 0:0
+
+
+def _unpack(tar: tarfile.TarFile, entry: tarfile.TarInfo, root: int, above: str) -> None:
+    path = os.path.join(above, entry.name)
+    if entry.islnk():
+        with _held(paths.open_in_root(root, entry.linkname, os.O_PATH | os.O_NOFOLLOW)) as first:
+            _remove(path)
+            os.link(f"/proc/self/fd/{first}", path, src_dir_fd=root)  # any dir_fd makes it follow this link
         return
+    anew = entry.isdir() and os.path.lexists(path) and is_whiteout(path)
     if not (entry.isdir() and os.path.isdir(path) and not os.path.islink(path)):
         _remove(path)  # only two directories become one
-    if entry.name.startswith(WHITEOUT):
-        if as_layer:
-            os.mknod(path, stat.S_IFCHR)  # device 0:0
-    elif entry.islnk():
-        first = paths.open_in_root(root, entry.linkname, os.O_PATH | os.O_NOFOLLOW)
-        os.link(f"/proc/self/fd/{first}", path, src_dir_fd=root)  # any dir_fd makes it follow this link
-        os.close(first)
-    else:
-        tar.extract(entry, above, numeric_owner=True)
+    tar.extract(entry, above, numeric_owner=True)
+    if not entry.issym():
+        os.chmod(path, entry.mode)  # again, for without a right to the owner extract leaves out the rest
+    os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
+    if anew:
+        _hide(path, OPAQUE, as_layer=True)
 
 
 def _remove(path: str) -> None:
@@ -182,6 +176,14 @@ def _remove(path: str) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
+
+
+@contextmanager
+def _held(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def digest(path: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mycontainer import layers
+from mycontainer import layers, syscalls
 from mycontainer.errors import ContainerError
 from needs import needs_root, needs_userns
 from recording import recording
@@ -111,8 +112,8 @@ def test_letters_that_mean_something_in_options_are_only_letters_in_paths(tmp_pa
 @needs_userns
 def test_three_hundred_layers(tmp_path: Path) -> None:
     """More than a page of options: mount(2) would refuse them."""
-    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 5):
-        pytest.skip("needs Linux 6.5: overlayfs' option lowerdir+")
+    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 8):
+        pytest.skip("needs Linux 6.8: overlayfs' option lowerdir+")
     stack = [fill(tmp_path / f"layer-{number:03}", **{f"f{number}": "", "all": str(number)})
              for number in range(300)]
     seen = inside(lambda: tree(mounted(tmp_path, *stack)[0]))
@@ -192,6 +193,31 @@ def test_the_same_changes_are_the_same_bytes(tmp_path: Path) -> None:
         assert {entry.uname for entry in tar} == {""}
 
 
+def test_what_cannot_be_read_is_an_error_and_no_smaller_layer(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        layers.diff(str(tmp_path / "never-made"), str(tmp_path / "x.tar"))
+
+
+@needs_userns
+def test_a_directory_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
+    def look() -> None:
+        syscalls.mount("tmpfs", str(tmp_path), "tmpfs", 0)
+        (Path(fill(tmp_path / "upper", shut__a="a")) / "shut").chmod(0)
+        syscalls.unshare(syscalls.CLONE_NEWUSER)  # nobody in there: no right to what belongs to others
+        layers.diff(str(tmp_path / "upper"), str(tmp_path / "x.tar"))
+    with pytest.raises(PermissionError):
+        inside(look)
+
+
+def test_a_socket_is_left_out(tmp_path: Path) -> None:
+    upper = fill(tmp_path / "upper", a="a", z="z")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{upper}/socket")
+        layers.diff(upper, str(tmp_path / "x.tar"))
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        assert tar.getnames() == ["a", "z"]
+
+
 def tar_of(path: Path, *entries: tuple[str, bytes, str]) -> str:
     """A tar of (name, kind, link or content)."""
     with tarfile.open(path, "w") as tar:
@@ -239,6 +265,63 @@ def test_a_hard_link_links_what_is_inside(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "layer" / "a").st_nlink == 3
     with pytest.raises(FileNotFoundError):
         layers.apply(tar_of(tmp_path / "y.tar", ("s", LINK, f"{tmp_path}/secret")), str(tmp_path / "layer"))
+
+
+@pytest.mark.parametrize(("entries", "merged"), [
+    ([("d", DIRECTORY, ""), ("d/+new", FILE, "new"), ("d/.wh..wh..opq", FILE, "")],
+     {"d": "/", "d/+new": "new"}),
+    ([("d", DIRECTORY, ""), ("d/new", FILE, "new"), (".wh.d", FILE, "")], {"d": "/", "d/new": "new"}),
+    ([("d/old", FILE, "new"), ("d/.wh.old", FILE, "")],
+     {"d": "/", "d/old": "new", "d/sub": "/", "d/sub/old": "old"}),
+    ([("d", DIRECTORY, ""), ("d/sub", DIRECTORY, ""), ("d/sub/new", FILE, "new"),
+      ("d/.wh..wh..opq", FILE, "")], {"d": "/", "d/sub": "/", "d/sub/new": "new"}),
+])
+@needs_userns
+def test_marks_mean_the_layers_below_wherever_they_stand(
+        entries: list[tuple[str, bytes, str]], merged: dict[str, str], tmp_path: Path) -> None:
+    """image-spec, layer.md: "Whiteout files MUST only apply to resources in lower/parent layers." """
+    low = fill(tmp_path / "low", d__old="old", d__sub__old="old")
+
+    def look() -> dict[str, str]:
+        archive = tar_of(tmp_path / "x.tar", *entries)
+        layers.apply(archive, fill(tmp_path / "layer"), as_layer=True)
+        (tmp_path / "root").mkdir()
+        layers.stack([low, str(tmp_path / "layer")], str(tmp_path / "root"))
+        return tree(str(tmp_path / "root"))
+    stacked = inside(look)
+    layers.apply(str(tmp_path / "x.tar"), low)
+    assert tree(low) == merged
+    assert stacked == merged
+
+
+@pytest.mark.parametrize("before", ["link", "file"])
+def test_a_mark_in_a_directory_that_replaces_a_link_deletes_nothing_behind_it(
+        before: str, tmp_path: Path) -> None:
+    low = Path(fill(tmp_path / "low", other__kept="kept"))
+    if before == "link":
+        (low / "d").symlink_to("other")
+    else:
+        (low / "d").write_text("")
+    layers.apply(tar_of(tmp_path / "x.tar", ("d", DIRECTORY, ""), ("d/.wh..wh..opq", FILE, ""),
+                        ("d/.wh.kept", FILE, "")), str(low))
+    assert tree(str(low)) == {"other": "/", "other/kept": "kept", "d": "/"}
+    assert not (low / "d").is_symlink()
+
+
+@needs_userns
+def test_an_owner_that_we_do_not_have_costs_neither_mode_nor_time(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, kind, mode in [("dir", DIRECTORY, 0o2775), ("file", FILE, 0o640), ("tool", FILE, 0o4755)]:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.gid, entry.mtime = kind, mode, 4_000_000_000, 1000
+            tar.addfile(entry)
+    (tmp_path / "layer").mkdir()
+
+    def look() -> dict[str, tuple[str, int]]:
+        layers.apply(str(tmp_path / "x.tar"), str(tmp_path / "layer"))
+        found = {path.name: path.stat() for path in (tmp_path / "layer").iterdir()}
+        return {name: (oct(stat.S_IMODE(one.st_mode)), int(one.st_mtime)) for name, one in found.items()}
+    assert inside(look) == {"dir": ("0o2775", 1000), "file": ("0o640", 1000), "tool": ("0o4755", 1000)}
 
 
 @needs_root

@@ -102,14 +102,16 @@ def where(path: str, lower: Sequence[str], upper: str, volumes: Mapping[str, str
             found = outside + path.removeprefix(inside)
             return found if os.path.lexists(found) else None
     for layer in [upper, *reversed(lower)]:
-        so_far = layer
-        for name in path.split("/")[1:]:
-            hides = layers.is_opaque(so_far)  # a directory that was deleted, and made anew
+        so_far, hides, names = layer, False, path.split("/")[1:]
+        for depth, name in enumerate(names, 1):
+            hides = hides or layers.is_opaque(so_far)  # a directory that was deleted, and made anew
             so_far = os.path.join(so_far, name)
             if not os.path.lexists(so_far):
                 break
             if layers.is_whiteout(so_far):
                 return None
+            if depth < len(names) and not os.path.isdir(so_far):
+                return None  # a file in place of a directory: nothing lies below it
         else:
             return so_far
         if hides:
@@ -447,7 +449,7 @@ COMMIT = Exercise(
         ("entry.uname, entry.gname and entry.mtime can be set before addfile. os.walk descends into "
          "directories in the order that the list has by then: sort it in place."),
     ),
-    fast_track="Mend the times and the order, two lines; then read lab.solution for the marks.",
+    fast_track="The mark of a deletion first: three lines; then do what the check says.",
     wrong=(
         Wrong('''
             import tarfile
@@ -571,11 +573,8 @@ def probe_recover(p: Probe) -> None:
     prepared(p, prepare)
     with p.child(archives) as process:
         got, deleted = process.value, {f"{above}/{name}": new.encode(), other: second.encode()}
-        shown = {path: text.decode() if isinstance(text, bytes) else text for path, text in got.items()} \
-            if isinstance(got, dict) else got
-        wanted = {path: text.decode() for path, text in deleted.items()}
         if got != deleted:
-            p.fail("what your function found in four layers, two files of which were deleted", shown, wanted,
+            p.fail("what your function found in four layers, two files of which were deleted", got, deleted,
                    cause=_why_not_recovered(got, deleted, old.encode()), look=f"{LAYER_SPEC}, \"Whiteouts\"")
 
 
@@ -585,6 +584,10 @@ def _why_not_recovered(got: object, deleted: Mapping[str, bytes], old: bytes) ->
     if not got:
         return ("In the layer that deletes a file there is nothing but the mark, and in the whole unpacked "
                 "there is not even that. Where was the file before?")
+    if not all(isinstance(content, bytes) for content in got.values()):
+        return "Content as bytes: do not decode it."
+    if any(str(path).startswith("/") for path in got):
+        return "Paths as they stand in the tar, without a slash in front."
     if any(".wh." in str(path) for path in got):
         return "That is the mark's own name, and its own content: none."
     if set(got) > set(deleted):
@@ -663,6 +666,36 @@ RECOVER = Exercise(
                                 there[name] = tar.extractfile(entry).read()
                 return deleted
             ''', says="A path begins at the root"),
+        Wrong('''
+            import tarfile
+
+            def my_recover(archives):
+                there, deleted = {}, {}
+                for archive in archives:
+                    with tarfile.open(archive) as tar:
+                        for entry in tar:
+                            path = entry.name.replace(".wh.", "")
+                            if path != entry.name:
+                                deleted[path] = there[path]
+                            elif entry.isreg():
+                                there[path] = tar.extractfile(entry).read().decode()
+                return deleted
+            ''', says="Content as bytes"),
+        Wrong('''
+            import tarfile
+
+            def my_recover(archives):
+                there, deleted = {}, {}
+                for archive in archives:
+                    with tarfile.open(archive) as tar:
+                        for entry in tar:
+                            path = "/" + entry.name.replace(".wh.", "")
+                            if path != "/" + entry.name:
+                                deleted[path] = there[path]
+                            elif entry.isreg():
+                                there[path] = tar.extractfile(entry).read()
+                return deleted
+            ''', says="without a slash in front"),
     ))
 
 
@@ -701,7 +734,8 @@ def _see_the_honest(p: Probe, place: str, name: str) -> None:
         if process.error:
             p.fail("an honest image, unpacked by your function", str(process.error), "no error",
                    cause="Nothing of it leads out. An honest image has links, also absolute ones: they mean "
-                         "the container's root, and are followed only in there.", look=LAYER_SPEC)
+                         "the container's root, and are followed only in there. "
+                         "And a..b is a name like any other.", look=LAYER_SPEC)
         p.expect("what it holds", process.inside(look), {
             **dict.fromkeys(("usr/bin/busybox", "usr/bin/a..b", "usr/bin/ls", "usr/bin/more"), name),
             "bin": "/usr/bin", "usr/bin/sh": "/bin/busybox"},
@@ -899,6 +933,8 @@ def _run_in(root: str) -> str:
 
 
 def _why_said(said: Sequence[object], words: Sequence[str]) -> str:
+    if all(word not in words and word != "this is the base image" for word in said):
+        return "No program runs there: is anything mounted at the roots?"
     if "this is the base image" in said:
         return "The base has a library of that name, too, and hides the one that was meant."
     if said[0] == said[1]:
@@ -925,6 +961,11 @@ TWO_LIBS = Exercise(
     ),
     fast_track="Stack both without an upper, two lines; the check says what is still missing.",
     wrong=(
+        Wrong('''
+            def my_side_by_side(base, versions, roots, place):
+                for version, root in zip(versions, roots):
+                    os.mkdir(os.path.join(place, os.path.basename(root)))
+            ''', says="No program runs there"),
         Wrong('''
             from mycontainer import layers
 
@@ -973,11 +1014,11 @@ def probe_where(p: Probe) -> None:
     volumes = {"/data": f"{place}/{token}"}
 
     def prepare() -> bool:
-        for path in ("etc/conf", "etc/motd", "etc/gone", "old/a", "new/b"):
+        for path in ("etc/conf", "etc/motd", "etc/gone", "old/a", "new/b", "new/deep/b", "turned/a"):
             write(f"{lower[0]}/{path}", token)
         write(f"{lower[1]}/etc/conf", token)
         os.mknod(f"{lower[1]}/etc/gone", stat.S_IFCHR)
-        for path in ("etc/motd", "data-old/x", "data/hidden", "new/c"):
+        for path in ("etc/motd", "data-old/x", "data/hidden", "new/c", "new/deep/c", "turned"):
             write(f"{upper}/{path}", token)
         os.mknod(f"{upper}/old", stat.S_IFCHR)
         write(f"{volumes['/data']}/rows", token)
@@ -998,7 +1039,9 @@ def probe_where(p: Probe) -> None:
         ("/etc/gone", None, "A layer has a mark for it, and the mark is not the file."),
         ("/old/a", None, "Its directory was deleted: the mark stands one step further up."),
         ("/never/was", None, "It is nowhere."),
-        *([("/new/b", None, "Its directory was deleted, and made anew. What does the new one carry?")]
+        ("/turned/a", None, "Upper has a file where a layer has a directory: nothing lies below a file."),
+        *([("/new/b", None, "Its directory was deleted, and made anew. What does the new one carry?"),
+           ("/new/deep/b", None, "A directory above it hides what is below, however far down that is.")]
           if notes else []),
         ("/new/c", f"{upper}/new/c", "It lies in a directory that hides what is below, not what is in it."),
     ]:
@@ -1007,11 +1050,11 @@ def probe_where(p: Probe) -> None:
 
 
 WHERE = Exercise(
-    id="layers.where_did_it_go", title="Where did it go?", difficulty=4, minutes=12, lines=12,
+    id="layers.where_did_it_go", title="Where did it go?", difficulty=4, minutes=12, lines=15,
     syscalls=("lstat", "getxattr"), reference="mycontainer.lab.exercises.layers.where", probe=probe_where,
     stub='''
         def my_where(path, lower, upper, volumes):
-            """Where out here is the file that a container sees at path? None: it sees none.
+            """Where out here is the file that a container sees at path ("/etc/motd")? None: it sees none.
 
             lower is a list of directories, the lowest first; volumes is {path inside: directory out here}.
             """
@@ -1023,7 +1066,8 @@ WHERE = Exercise(
         ("A mark may stand for the file or for any directory above it. So walk: layer, layer/a, layer/a/b … "
          "and look at each step with layers.is_whiteout."),
         ("A directory that hides what is below it (layers.is_opaque) ends the search with its layer, found "
-         "or not. os.path.lexists tells whether there is anything at a path."),
+         "or not; so does a file in place of a directory. os.path.lexists tells whether there is anything "
+         "at a path."),
     ),
     fast_track="Volumes, then upper, then the layers, without any marks: five lines. See how far it gets.",
     wrong=(
@@ -1073,6 +1117,25 @@ WHERE = Exercise(
                     if os.path.lexists(layer + path):
                         return None if layers.is_whiteout(layer + path) else layer + path
             ''', says="the mark stands one step further up"),
+        Wrong('''
+            from mycontainer import layers
+
+            def my_where(path, lower, upper, volumes):
+                for inside, outside in volumes.items():
+                    if path.startswith(inside + "/"):
+                        found = outside + path[len(inside):]
+                        return found if os.path.lexists(found) else None
+                for layer in [upper, *lower[::-1]]:
+                    so_far = layer
+                    for name in path.split("/")[1:]:
+                        so_far = os.path.join(so_far, name)
+                        if not os.path.lexists(so_far):
+                            break
+                        if layers.is_whiteout(so_far):
+                            return None
+                    else:
+                        return so_far
+            ''', says="nothing lies below a file"),
     ))
 
 EXERCISES = [STACK, WHITEOUT, COMMIT, RECOVER, ZIP_SLIP, TWO_LIBS, WHERE]
@@ -1091,8 +1154,8 @@ PREDICTIONS = [
         why="A container's tree is a mount over the image's own directories. It holds what the container has "
             "changed, and it has changed nothing.",
         misconceptions={
-            "a": "Every container copies its image: it looks so from inside, where each can change what it "
-                 "likes. But what nobody has changed need not be there twice.",
+            "a": "From inside it looks as if every container had copied its image, as each can change what "
+                 "it likes. But what nobody has changed need not be there twice.",
             "b": "The image's directories are used as they are, since nobody writes to them. No working copy "
                  "is needed.",
             "c": "Reading copies nothing: the file that is opened is the image's own, and so are its pages "
@@ -1109,7 +1172,8 @@ PREDICTIONS = [
         misconceptions={
             "a": "It would have to put a file together from two layers. overlayfs takes each file from one.",
             "b": "Some file systems copy on write block by block (btrfs, XFS with reflinks). overlayfs lies "
-                 "above file systems, and sees whole files."}),
+                 "above file systems, and sees whole files. Where layer and upper lie on one such, it asks "
+                 "that one for the copy, which then costs next to nothing."}),
     Prediction(
         id="layers.deleted",
         question="One step of a build writes a password to /root/key, the next step does its work with it, "
@@ -1135,11 +1199,12 @@ PREDICTIONS = [
                  "c": "still there, in the container's upper directory, until the container is removed",
                  "d": "in memory, until the next start"},
         answer="c",
-        why="The upper directory is a directory on disk. Ending a process deletes no files. Started again on "
+        why="The upper directory is a directory outside. Ending a process deletes no files. Started again on "
             "the same upper the container finds its rows; `rm` removes the upper, and the rows with it.",
         misconceptions={
-            "a": "Data is gone at stop: it is gone at rm. (So it is with `run --rm`, where the engine "
-                 "removes at once what has stopped; and for what lay on a tmpfs.)",
+            "a": "Not at stop: data is gone at rm. (With `run --rm` that is the same moment, as the engine "
+                 "removes at once what has stopped. And what lay on a tmpfs of its own is gone at stop.)",
             "b": "The image is never written to, or the next container would find your rows.",
-            "d": "Only what was on a tmpfs was in memory, and it is lost at stop."}),
+            "d": "In memory is only what lies on a tmpfs that the container mounted for itself, such as "
+                 "/dev/shm: that is lost at stop."}),
 ]
