@@ -46,10 +46,16 @@ image() { find "$kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort | head -n 1; 
 
 case ${1:-} in '' | --short) set -- sh tools/vm-lane.sh "$@" ;; esac
 script=$(mktemp "${TMPDIR:-/tmp}/mycontainer-vm.XXXXXX") # so that nobody quotes twice
-trap 'rm -f "$script"' EXIT
-printf 'cd %s && %s\n' "$here" "$*" >"$script"
+trap 'rm -f "$script" "$script.tar"' EXIT
+# Python and its packages go in as one file: over there each small one costs a question to this machine.
+stdlib=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+for unused in playwright rattler mypy mypyc babel jupyterlab pip; do
+    printf '%s\n' ".venv/lib/python3*/site-packages/$unused"
+done >"$script"
+tar -cf "$script.tar" -X "$script" -C "$here" .venv/lib -C "$(dirname "$stdlib")" "$(basename "$stdlib")"
+printf 'cd %s && PYTHON_TAR=%s STDLIB=%s %s\n' "$here" "$script.tar" "$stdlib" "$*" >"$script"
 
 status=0
 timeout "${VM_TIMEOUT:-1800}" "$vng" -r "$(image)" --disable-kvm --force-9p \
-    -m 1G --cpus 2 -- "sh $script" </dev/null || status=$?
+    -m 2G --cpus 2 -- "sh $script" </dev/null || status=$?
 exit "$status"

@@ -5,7 +5,7 @@
 #   vm-lane.sh            all of it: `make test-vm`
 #   vm-lane.sh --short    the tests, and the notebook as the ordinary user, who may less: what `make test` has time for
 #
-# The user's cgroup is what root would give them: the directory and three files, by chown. They reach the project by
+# The user's cgroup is what root would give them: a directory and three files in it, by chown. They reach the project by
 # a bind mount, since a directory above it may be closed to them.
 set -u
 
@@ -15,12 +15,17 @@ mount --bind "$(dirname "$0")/.." "$project"
 cd "$project" || exit 1
 export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 MYCONTAINER_CHAPTER_3=strict
 export MYCONTAINER_PATIENCE=30 # seconds, for what takes a moment to vanish
-echo "$project" >/run/mycontainer.pth # where .venv finds the project
-for installed in .venv/lib/python3*/site-packages/*mycontainer*.pth; do mount --bind /run/mycontainer.pth "$installed"; done
+# Python and our own files from memory: the machine's disk is a file server, which asks its host about each of them.
+mkdir /run/python && mount -t tmpfs -o size=1g,mode=755 none /run/python
+tar -xf "$PYTHON_TAR" -C /run/python
+mount --bind /run/python/.venv/lib .venv/lib
+mount --bind "/run/python/$(basename "$STDLIB")" "$STDLIB"
+for installed in .venv/lib/python3*/site-packages/*mycontainer*.pth; do
+    echo "$project" >"$installed" # where .venv finds the project
+done
 # Its command names its interpreter by a path that is not here.
 sed "1s|^#!.*|#!$project/.venv/bin/python|" .venv/bin/mycontainer >/run/mycontainer-command
 chmod 755 /run/mycontainer-command && mount --bind /run/mycontainer-command .venv/bin/mycontainer
-# Our own files from memory: the machine's disk is a file server, which asks its host about each of them.
 cp -r mycontainer /run/code && mount --bind /run/code mycontainer
 ip link set lo up
 # The lab shows /etc through an overlay, which the kernel refuses of a directory with other mounts in it.
@@ -54,11 +59,15 @@ user=4242
 given=/sys/fs/cgroup/user
 mkdir -p "$given" /run/user
 chown "$user" /run/user
-for controller in cpu cpuset io memory pids; do
-    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+for cgroup in /sys/fs/cgroup "$given"; do
+    for controller in cpu cpuset io memory pids; do
+        echo "+$controller" >"$cgroup/cgroup.subtree_control"
+    done
 done
-chown "$user" "$given" "$given/cgroup.procs" "$given/cgroup.subtree_control" "$given/cgroup.threads"
+# Each command in one of its own: the tests pass on its controllers, and then nobody can join it any more.
 # shellcheck disable=SC2016 # expanded by the inner shell, which moves itself
-suite /run/user sh -c 'echo $$ >'"$given"'/cgroup.procs && exec "$@"' sh \
+suite /run/user sh -c '
+    own=$0/$$ && mkdir "$own" && chown "$1" "$own" "$own"/cgroup.procs "$own"/cgroup.subtree_control \
+        "$own"/cgroup.threads && shift && echo $$ >"$own/cgroup.procs" && exec "$@"' "$given" "$user" \
     setpriv --reuid="$user" --regid="$user" --clear-groups || failed=1
 exit "$failed"
