@@ -99,3 +99,8 @@ needs_lab = pytest.mark.skipif(bool(_no_lab), reason=f"needs the lab: {_no_lab}"
 needs_cgroups = pytest.mark.skipif(bool(cgroups_refusal()), reason=f"needs cgroups: {cgroups_refusal()}")
 needs_v1 = pytest.mark.skipif(not cgroup_v1.in_use(), reason="needs a machine with cgroup version 1")
 needs_v2 = pytest.mark.skipif(cgroup_v1.in_use(), reason="needs cgroup version 2: make test-vm has it")
+
+
+# What a check makes of cheats and of mutants does not depend on who asks: one lane of a run is enough for it.
+once_a_run = pytest.mark.skipif("MYCONTAINER_SECOND_LANE" in os.environ,
+                                reason="done in the first lane of this run")

@@ -16,7 +16,7 @@ from mycontainer import lab
 from mycontainer.lab import exercises
 from mycontainer.lab.check import CANNOT, OPEN, OURS, SOLVED, WRONG, Verdict, judge
 from mycontainer.lab.exercise import Exercise, Wrong, from_source, source_of
-from needs import needs_cgroups, needs_module, needs_userns, needs_v1, needs_v2
+from needs import needs_cgroups, needs_module, needs_userns, needs_v1, needs_v2, once_a_run
 
 pytestmark = [needs_userns, needs_module("cloudpickle")]
 
@@ -100,6 +100,7 @@ DAMAGED = [case(exercise, what, source, id=f"{exercise.id}-{what}")
            for exercise in ALL for what, source in damages(exercise)]
 
 
+@once_a_run
 @pytest.mark.parametrize(("exercise", "what", "source"), DAMAGED)
 def test_the_reference_with_anything_missing_fails(exercise: Exercise, what: str, source: str) -> None:
     excused = what in exercise.equivalent_mutants
@@ -196,6 +197,7 @@ def disarms_the_check(*_: Any, **__: Any) -> None:
         kind.__eq__ = lambda self, other: True  # type: ignore[method-assign, assignment]
 
 
+@once_a_run
 @pytest.mark.parametrize("cheat", [says_what_we_want_to_hear, is_equal_to_everything, ends_with_success,
                                    disarms_the_check], ids=lambda one: one.__name__)
 @every
@@ -204,6 +206,7 @@ def test_pretending_does_not_pass(exercise: Exercise, cheat: Callable[..., Any])
     assert verdict.state in (WRONG, OPEN), str(verdict)
 
 
+@once_a_run
 @every
 def test_patching_the_check_in_the_notebook_does_not_solve(exercise: Exercise,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
