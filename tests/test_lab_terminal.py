@@ -24,7 +24,7 @@ from lab_kernel import children_of, everybody_in, kernel, kill, lives, wait_unti
 from mycontainer.errors import ContainerError
 from mycontainer.lab import terminal
 from mycontainer.lab.state import labs, started, sweep
-from needs import needs_lab
+from needs import needs_lab, needs_root
 
 pytestmark = needs_lab
 
@@ -218,3 +218,13 @@ def test_a_lab_in_a_lab(tmp_path: Path) -> None:
                             "< /dev/null")
         assert code == 0, text
         assert text.split()[:3] == ["0", "lab", "2"]
+
+
+@needs_root
+def test_what_lies_below_mnt_is_shown_too() -> None:
+    """Data disks are mounted there, and Windows' in WSL."""
+    script = ("mount -t tmpfs none /mnt && mkdir /mnt/notes && cd /mnt/notes && touch mine && "
+              f"exec {sys.executable} -m mycontainer.cli.main lab ls /mnt/notes")
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True,
+                          env={**os.environ, "JUPYTER_SERVER_URL": "http://127.0.0.1/"})  # no other lab
+    assert (done.stdout, done.returncode) == ("mine\n", 0), done.stderr
