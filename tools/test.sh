@@ -108,7 +108,7 @@ run_as_new_user() { # run_as_new_user LOG
     git -c safe.directory="$here" ls-files --cached --others --exclude-standard -z |
         tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory "$home/mycontainer"
     chown -R "$user:" "$home"
-    lane="cd; . ./environment; cd mycontainer; export MYCONTAINER_SECOND_LANE=yes # see tests/needs.py
+    lane="cd; . ./environment; cd mycontainer; export MYCONTAINER_LANE=second # see tests/needs.py
           CI=true tools/setup.sh --tests && exec tools/test.sh --lane"
     [ -z "$soak" ] || lane="$lane --soak"
     runuser -l "$user" -c "$lane" </dev/null
@@ -140,7 +140,9 @@ if [ -z "$soak" ]; then
 fi
 if [ "$(id -u)" = 0 ]; then
     headline "the suite as root"
+    export MYCONTAINER_LANE=first # see tests/needs.py
     run_suite "$results/root.log" || failed="$failed root"
+    unset MYCONTAINER_LANE
     headline "the suite as an ordinary user"
     run_as_new_user "$results/user.log" || failed="$failed user"
 else
