@@ -160,6 +160,7 @@ def test_excuses_name_real_mutants(exercise: Exercise) -> None:
     assert all(exercise.equivalent_mutants.values())
 
 
+@first_lane
 # ── cheating ─────────────────────────────────────────────────────────────────────────────────────────
 
 @every
