@@ -160,9 +160,9 @@ def test_excuses_name_real_mutants(exercise: Exercise) -> None:
     assert all(exercise.equivalent_mutants.values())
 
 
-@first_lane
 # ── cheating ─────────────────────────────────────────────────────────────────────────────────────────
 
+@first_lane
 @every
 def test_our_own_function_is_not_yours(exercise: Exercise) -> None:
     if not is_function(exercise):
