@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,38 @@ def test_eight_at_once_make_one_network(start: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(Started.end, eight))
     assert not os.path.exists(leases.Network(N).path)
+
+
+SLOWLY = """
+import sys
+from mycontainer import api, network
+make = network.default_route
+
+def when_told(router):  # now in the container's network namespace; others come by our pid
+    if network.default_route is when_told:
+        network.default_route = make
+        print("there", flush=True)
+        input()
+    return make(router)
+
+network.default_route = when_told
+api.run("busybox", ["true"], network=sys.argv[1])
+"""
+
+
+def test_who_joins_while_another_is_being_plugged_in_finds_the_router(start: Any) -> None:
+    words = [sys.executable, "-c", SLOWLY, N]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as slow:
+        assert slow.stdin
+        assert slow.stdout
+        assert slow.stdout.readline() == b"there\n"
+        other = start("--network", N, "busybox", "ip", "-o", "-4", "addr", "show", "eth0")
+        with suppress(subprocess.TimeoutExpired):  # it cannot be connected before the first
+            other.process.wait(0.5)
+        slow.stdin.write(b"\n")
+        slow.stdin.flush()
+        assert "10.88.0." in other.read()
+        assert other.process.wait(10) == 0
 
 
 # ---- killed, in any order --------------------------------------------------------------------------------

@@ -93,12 +93,13 @@ class Plug:
         routers = [ROUTER.ip]
         if has_ipv6():
             own, routers = [*own, f"{place.ip6}/{leases.PREFIX6}"], [*routers, ROUTER.ip6]
-        try:
-            network.ask(network.veth(name, pid, mac=place.mac, mtu=self.mtu), network.plug(name, BRIDGE))
-            with network.inside(pid):
-                network.ask(network.up("lo"), network.up("eth0"),
-                            *(network.address("eth0", address) for address in own),
-                            *(network.default_route(router) for router in routers))
+        try:  # locked: whoever joins the router by our pid must not find us in the container's namespace
+            with self.network.locked():
+                network.ask(network.veth(name, pid, mac=place.mac, mtu=self.mtu), network.plug(name, BRIDGE))
+                with network.inside(pid):
+                    network.ask(network.up("lo"), network.up("eth0"),
+                                *(network.address("eth0", address) for address in own),
+                                *(network.default_route(router) for router in routers))
         except OSError as error:
             raise explain(f"cannot plug the container into the network {self.network.name}", error) from error
 
