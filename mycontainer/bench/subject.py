@@ -1,0 +1,245 @@
+"""What is measured: something that can be asked to do a task, and can be seen to do it.
+
+A subject is a way to start a program: as a plain process, in a container of this engine or that, in a virtual
+machine. The harness knows nothing about any of them but what is here. That one is ready is *observed*: the
+program must bring out a token that nobody could know before, as a line on its output or in a web page.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+COLD, WARM = "cold", "warm"  # nothing of it runs before; or a daemon (a server, a library) waits for orders
+PROCESS, CONTAINER, MACHINE = "process", "container", "machine"
+HOST, BRIDGE, NO_NETWORK = "host", "bridge", "none"
+
+
+class NotReady(Exception):
+    """It ended, or took too long, before it was seen to work. It counts as a failure, and is not timed."""
+
+
+class Task(NamedTuple):
+    """A command for a busybox user space, and how it is seen to have begun: ``token`` comes out of it."""
+
+    argv: tuple[str, ...]
+    token: str
+    port: int = 0  # of the web server (the same inside and outside), or 0: the token is a line of its output
+
+
+class Missing(NamedTuple):
+    """Why a subject cannot be measured here, and what would change that."""
+
+    reason: str
+    cure: str
+
+
+class Memory(NamedTuple):
+    """What an instance costs, in bytes."""
+
+    pss: int     # of all its processes, monitors and shims too: a page that n share counts for 1/n
+    kernel: int  # what the kernel holds for it, where a cgroup tells; else 0
+
+
+def hello() -> Task:
+    """Say the token and end."""
+    token = secrets.token_hex(8)
+    return Task(("busybox", "echo", token), token)
+
+
+def sleeper() -> Task:
+    """Say the token and stay."""
+    token = secrets.token_hex(8)
+    return Task(("busybox", "sh", "-c", f"echo {token}; exec busybox sleep 100000"), token)
+
+
+def page() -> Task:
+    """Serve a page with the token in it."""
+    token, port = secrets.token_hex(8), free_port()
+    home = f"/tmp/www-{port}"
+    script = (f"mkdir -p {home}; echo {token} >{home}/index.html; "
+              f"exec busybox httpd -f -p {port} -h {home}")
+    return Task(("busybox", "sh", "-c", script), token, port)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Instance(ABC):
+    """One start of a subject. ``began`` is when it was asked for (time.perf_counter_ns)."""
+
+    began: int
+
+    @abstractmethod
+    def ready(self, deadline: float) -> int:
+        """Wait until the token is seen from outside; returns the nanoseconds since ``began``.
+
+        Raises NotReady when it ends before, or after ``deadline`` seconds.
+        """
+
+    @abstractmethod
+    def pids(self) -> set[int]:
+        """The processes that are there because of it: its program, and whoever watches over that."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it, whatever state it is in, and wait until nothing of it is left. Done twice is fine."""
+
+    def memory(self) -> Memory:
+        """What it costs now."""
+        return Memory(sum(pss(pid) for pid in self.pids()), 0)
+
+
+class Subject(ABC):
+    """One way to start a program. Class attributes describe it; an object of it is used for one run."""
+
+    name: str                           # one word, as typed after --subjects
+    label: str                          # on a plot
+    kind: str = CONTAINER
+    temperature: str = COLD
+    network: str = HOST                 # what the program is in: the host's network, a bridge, none
+    differences: tuple[str, ...] = ()   # what it does less or more than others of its kind, in words
+
+    @abstractmethod
+    def available(self) -> Missing | None:
+        """None if it can be measured here; found out by trying, with a deadline, and without traces."""
+
+    @abstractmethod
+    def versions(self) -> Mapping[str, str]:
+        """The programs that take part, and their versions."""
+
+    def prepare(self, scratch: Path) -> None:  # noqa: B027 (many need nothing)
+        """What is not part of a start: a bundle, an image, a daemon. ``scratch`` is an empty directory."""
+
+    def close(self) -> None:  # noqa: B027
+        """Undo `prepare`: no daemon, mount, cgroup or file stays. Called after an interruption as well."""
+
+    @abstractmethod
+    def start(self, task: Task) -> Instance:
+        """Begin a task; the clock starts here."""
+
+
+class Command(Instance):
+    """An instance that is a command of this machine's, its output a pipe."""
+
+    def __init__(self, argv: Sequence[str], task: Task, env: Mapping[str, str] | None = None) -> None:
+        self.task = task
+        self.began = time.perf_counter_ns()
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, env=env, start_new_session=True)
+
+    def ready(self, deadline: float) -> int:
+        if self.task.port:
+            return wait_for_page(self.task, self.began, deadline, self._complain_if_dead)
+        assert self.process.stdout
+        moment = wait_for_line(self.process.stdout.fileno(), self.task.token, self.began, deadline)
+        if moment is None:
+            raise NotReady(self._last_words() or "no word of it came")
+        return moment
+
+    def _complain_if_dead(self) -> None:
+        if self.process.poll() is not None:
+            raise NotReady(self._last_words())
+
+    def _last_words(self) -> str:
+        """Why it failed, as far as it says; it is ended for that."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.5)
+        code = self.process.poll()
+        self._kill()
+        assert self.process.stderr
+        said = self.process.stderr.read().decode(errors="replace").strip().splitlines()
+        return f"{said[-1] if said else 'it said nothing'} (exit code {code})"
+
+    def pids(self) -> set[int]:
+        return descendants(self.process.pid)
+
+    def _kill(self) -> None:
+        for pid in sorted(self.pids(), reverse=True):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self._kill()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+
+# ---- how one sees from outside that it works ---------------------------------------------------------------
+
+
+def wait_for_line(fd: int, token: str, began: int, deadline: float) -> int | None:
+    """Read from ``fd`` until a line that is ``token``: nanoseconds since ``began``. None when it ends before,
+    or after ``deadline`` seconds. The moment is that of the read that brought the token's last byte."""
+    seen, wanted = b"", token.encode()
+    end = began + int(deadline * 1e9)
+    while (left := end - time.perf_counter_ns()) > 0:
+        if not select.select([fd], [], [], left / 1e9)[0]:
+            return None
+        data = os.read(fd, 65536)
+        now = time.perf_counter_ns()
+        if not data:
+            return None
+        seen += data
+        if wanted in (line.strip() for line in seen.split(b"\n")[:-1]):
+            return now - began
+    return None
+
+
+def wait_for_page(task: Task, began: int, deadline: float, check: object = None) -> int:
+    """Ask for the page until it has the token in it: nanoseconds since ``began``. Raises NotReady."""
+    url, end = f"http://127.0.0.1:{task.port}/", began + int(deadline * 1e9)
+    why = "nobody answered"
+    while time.perf_counter_ns() < end:
+        patience = max(0.05, (end - time.perf_counter_ns()) / 1e9)
+        try:
+            with urllib.request.urlopen(url, timeout=patience) as answer:
+                if answer.read().decode(errors="replace").strip() == task.token:
+                    return time.perf_counter_ns() - began
+            why = "somebody else answered"
+        except (urllib.error.URLError, OSError) as error:
+            why = str(error)
+        if callable(check):
+            check()
+        time.sleep(0.0005)
+    raise NotReady(f"no page with the token within {deadline:g} s: {why}")
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all its children's children that live."""
+    found, todo = set(), [pid]
+    while todo:
+        one = todo.pop()
+        found.add(one)
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with suppress(OSError), open(f"/proc/{one}/task/{thread}/children") as children:
+                    todo += [int(child) for child in children.read().split()]
+    return found
+
+
+def pss(pid: int) -> int:
+    """The proportional set size of a process, in bytes. man 5 proc_pid_smaps."""
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as rows:
+        for row in rows:
+            if row.startswith("Pss:"):
+                return int(row.split()[1]) << 10
+    return 0
