@@ -47,12 +47,14 @@ image() { find "$kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort | head -n 1; 
 case ${1:-} in '' | --short) set -- sh tools/vm-lane.sh "$@" ;; esac
 script=$(mktemp "${TMPDIR:-/tmp}/mycontainer-vm.XXXXXX") # so that nobody quotes twice
 trap 'rm -f "$script" "$script.tar"' EXIT
+trap 'exit 130' INT TERM HUP
 # Python and its packages go in as one file: over there each small one costs a question to this machine.
 stdlib=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 for unused in playwright rattler mypy mypyc babel jupyterlab pip; do
     printf '%s\n' ".venv/lib/python3*/site-packages/$unused"
 done >"$script"
-tar -cf "$script.tar" -X "$script" -C "$here" .venv/lib -C "$(dirname "$stdlib")" "$(basename "$stdlib")"
+tar -cf "$script.tar" -X "$script" -C "$here" .venv/lib -C "$(dirname "$stdlib")" "$(basename "$stdlib")" ||
+    [ $? = 1 ] # a file changed meanwhile: somebody else compiles
 printf 'cd %s && PYTHON_TAR=%s STDLIB=%s %s\n' "$here" "$script.tar" "$stdlib" "$*" >"$script"
 
 status=0
