@@ -149,8 +149,16 @@ def _cgroup_things() -> Iterable[Thing]:
     for root in _cgroup_roots():
         for directory, _, _ in os.walk(root):
             # Not the standing place, in which every cgroup of ours is made, nor where we were put ourselves.
-            if directory != str(root) and os.path.basename(directory) != cgroups.LEAF:
+            if directory != str(root) and os.path.basename(directory) != cgroups.LEAF and _is_own(directory):
                 yield Thing("cgroup", directory)
+
+
+def _is_own(directory: str) -> bool:
+    """Root's, in which an ordinary user can make nothing, are not that user's."""
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except OSError:  # removed while we looked
+        return False
 
 
 def _file_things() -> Iterable[Thing]:

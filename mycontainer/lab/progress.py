@@ -114,8 +114,11 @@ def record(event: dict[str, Any]) -> None:
 
 def _send(fd: int, line: bytes) -> None:
     try:
-        with socket.socket(fileno=os.dup(fd)) as launcher:
+        launcher = socket.socket(fileno=fd)
+        try:
             launcher.send(line)
+        finally:
+            launcher.detach()  # it stays open: others use it too
     except OSError:
         print("Your progress could not be handed to the launcher: it lasts until this kernel ends.")
 
