@@ -12,6 +12,7 @@ Sources: RFC 1952 (gzip, members), RFC 8878 (zstd, frames); OCI image-spec, laye
 from __future__ import annotations
 
 import importlib
+import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -38,9 +39,9 @@ def decompressed(source: Source) -> Source:
     while len(start) < 4 and (more := source.read(4 - len(start))):
         start += more
     if start.startswith(GZIP):
-        return _Members(start, source, _inflater())
+        return _gzip(_Replayed(start, source))
     if start.startswith((ZSTD, *SKIPPABLE)):
-        return _zstd(start, source)
+        return _zstd(_Replayed(start, source))
     return _Replayed(start, source)
 
 
@@ -54,20 +55,24 @@ class _Replayed:
         start, self.start = self.start[:size], self.start[size:]
         return start or self.source.read(size)
 
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[:len(data)] = data
+        return len(data)
+
 
 class _Members:
     """Members (gzip) or frames (zstd) one after the other: several make one stream, as `cat` makes them."""
 
-    def __init__(self, start: bytes, source: Source, new: Callable[[], Any]) -> None:
-        self.waiting, self.source, self.new, self.member = start, source, new, new()
+    def __init__(self, source: Source, new: Callable[[], Any], padding: bytes = b"") -> None:
+        self.waiting, self.source, self.new, self.member = b"", source, new, new()
+        self.padding = padding
 
     def read(self, size: int) -> bytes:
         while True:
             if self.member.eof:
-                self.waiting = self.member.unused_data or self.waiting
-                if not (self.waiting or self._more()):
+                if not self._another():
                     return b""
-                self.member = self.new()
             elif not self.waiting and self._needs_input() and not self._more():
                 raise Damaged("the compressed data are cut short")
             data, self.waiting = self.waiting, b""
@@ -80,6 +85,15 @@ class _Members:
             if piece:
                 return piece
 
+    def _another(self) -> bool:
+        """Go to the next member, if there is one."""
+        self.waiting = self.member.unused_data or self.waiting
+        while not (rest := self.waiting.lstrip(self.padding)):
+            if not self._more():
+                return False
+        self.waiting, self.member = rest, self.new()
+        return True
+
     def _needs_input(self) -> bool:
         return bool(getattr(self.member, "needs_input", True))
 
@@ -88,33 +102,42 @@ class _Members:
         return bool(self.waiting)
 
 
-def _inflater() -> Callable[[], Any]:
-    library = _first_of("isal.isal_zlib", "zlib")
-    return lambda: library.decompressobj(wbits=31)
+def _gzip(source: _Replayed) -> Source:
+    igzip = _first_of("isal.igzip")
+    if igzip is None:
+        return _Members(source, lambda: zlib.decompressobj(wbits=31), padding=b"\0")
+    # Its file inflates straight into what it returns; its decompressobj, like zlib's, grows it by copying.
+    errors = (importlib.import_module("isal.isal_zlib").error, igzip.BadGzipFile)
+    return _Checked(igzip.GzipFile(fileobj=source, mode="rb"), errors)
 
 
-def _zstd(start: bytes, source: Source) -> Source:
+def _zstd(source: _Replayed) -> Source:
     library = _first_of("compression.zstd", "zstandard")
     if library is None:
         raise Damaged("a layer in zstd, and no library for it here: pip install 'mycontainer[images]'")
     if library.__name__ == "zstandard":
         reader = library.ZstdDecompressor(max_window_size=1 << WINDOW).stream_reader(
-            _Replayed(start, source), read_size=PIECE, read_across_frames=True, closefd=False)
+            source, read_size=PIECE, read_across_frames=True, closefd=False)
         return _Checked(reader, library.ZstdError)
     limit = {library.DecompressionParameter.window_log_max: WINDOW}
-    return _Members(start, source, lambda: library.ZstdDecompressor(options=limit))
+    return _Members(source, lambda: library.ZstdDecompressor(options=limit))
 
 
 class _Checked:
-    """zstandard's reader. It takes an early end for the end: the tar inside is cut then, which is noticed."""
+    """A library's own reader, with our error for its errors.
 
-    def __init__(self, reader: Any, error: type[Exception]) -> None:
-        self.reader, self.error = reader, error
+    zstandard's takes an early end for the end: the tar inside is cut then, which is noticed.
+    """
+
+    def __init__(self, reader: Source, errors: type[Exception] | tuple[type[Exception], ...]) -> None:
+        self.reader, self.errors = reader, errors
 
     def read(self, size: int) -> bytes:
         try:
-            return bytes(self.reader.read(size))
-        except self.error as error:
+            return self.reader.read(size)
+        except EOFError as error:
+            raise Damaged("the compressed data are cut short") from error
+        except self.errors as error:
             raise Damaged(f"the compressed data are damaged: {error}") from error
 
 

@@ -1,8 +1,10 @@
 """A layer's blob, unpacked as it streams past: two digests, one inflation, one writer.
 
-One thread reads, hashes and inflates, in libraries that let go of Python's lock; the caller's makes the
-files. The digest of the compressed bytes (the blob's name) and that of the tar (the DiffID) come out at the
-end, and are compared with what was promised before anybody may use the files.
+One thread reads, hashes and inflates, one hashes what is inside, the caller's makes the files. Nearly all of
+the work is done in the kernel and in libraries that let go of Python's lock, and the pieces are large: so
+threads fill two processors as well as processes would, with shared memory between them, and need no care.
+The digest of the compressed bytes (the blob's name) and that of the tar (the DiffID) come out at the end, and
+are compared with what was promised before anybody may use the files.
 
 Sources: OCI image-spec, descriptor.md ("Digests"), config.md ("Layer DiffID").
 """
@@ -20,8 +22,8 @@ from mycontainer.errors import explain
 from mycontainer.images import apply, compression, tarstream
 from mycontainer.images.compression import Damaged, Source
 
-PIECE = 1 << 18  # bytes that go from the reader to the writer in one go
-AHEAD = 32       # pieces that the reader may be ahead
+PIECE = 1 << 20  # bytes that go from a thread to the next in one go: for each it has to wait for the lock
+AHEAD = 8        # pieces that the reader may be ahead
 
 
 class Limits(NamedTuple):
@@ -58,51 +60,58 @@ class _Hashing:
 
 
 class _Stream:
-    """The pieces of the tar in a blob, made by a thread of its own that is a little ahead."""
+    """The pieces of the tar in a blob, inflated and hashed by two threads that are a little ahead."""
 
     def __init__(self, source: Source, limit: int, copy: int | None) -> None:
         self.blob, self.tar, self.size, self.limit = _Hashing(source, copy), hashlib.sha256(), 0, limit
-        self.pieces: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD)
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._read, name="layer reader", daemon=True)
-        self.thread.start()
+        self.room = threading.Semaphore(AHEAD)
+        self.stop = False
+        self.inflated: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self.hashed: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self.threads = [threading.Thread(target=work, name=f"layer {work.__name__}", daemon=True)
+                        for work in (self._read, self._hash)]
+        for thread in self.threads:
+            thread.start()
 
     def _read(self) -> None:
         try:
             inside = compression.decompressed(self.blob)
-            while (piece := inside.read(PIECE)) and not self.stop.is_set():
-                self.size += len(piece)
-                if self.size > self.limit:
-                    raise Damaged(f"more than {self.limit} bytes are in it")
-                self._put(piece)
-            while not self.stop.is_set() and self.blob.read(PIECE):
+            while piece := self._next(inside):
+                self.inflated.put(piece)
+            while not self.stop and self.blob.read(PIECE):
                 pass  # whatever lies behind the compressed data belongs to the blob, too
-            self._put(b"")
+            self.inflated.put(b"")
         except BaseException as error:
-            self._put(error)
+            self.inflated.put(error)
 
-    def _put(self, piece: bytes | BaseException) -> None:
-        """Hand a piece over, once there is room; or to nobody, where the writer has given up."""
-        while not self.stop.is_set():
-            try:
-                self.pieces.put(piece, timeout=0.5)
-                return
-            except queue.Full:
-                continue
+    def _next(self, inside: Source) -> bytes:
+        """The next piece, once there is room for it; none at the end, or where the writer has given up."""
+        self.room.acquire()
+        piece = b"" if self.stop else inside.read(PIECE)
+        self.size += len(piece)
+        if self.size > self.limit:
+            raise Damaged(f"more than {self.limit} bytes are in it")
+        return piece
+
+    def _hash(self) -> None:
+        while isinstance(piece := self.inflated.get(), bytes) and piece:
+            self.tar.update(piece)
+            self.hashed.put(piece)
+        self.hashed.put(piece)
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := self.pieces.get():
+        while piece := self.hashed.get():
             if isinstance(piece, BaseException):
                 raise piece
-            self.tar.update(piece)  # by the writer's thread, which has less to do
             yield piece
+            self.room.release()
 
     def close(self) -> None:
-        """Stop the thread and wait for it; a source that blocks for ever would keep us."""
-        self.stop.set()
-        while not self.pieces.empty():
-            self.pieces.get_nowait()
-        self.thread.join()
+        """Stop the threads and wait for them; a source that blocks for ever would keep us."""
+        self.stop = True
+        self.room.release()
+        for thread in self.threads:
+            thread.join()
 
 
 def extract(source: Source, directory: str, *, digest: str | None = None, diff_id: str | None = None,

@@ -216,9 +216,11 @@ def _number(field: bytes) -> int:
         if field[0] == 0xFF or value >= 1 << 63:
             raise BadTar("a number in a header is negative or absurd")
         return value
+    text = _text(field).strip()
+    if not text:
+        return 0
     try:
-        text = _text(field).strip()
-        return int(text, 8) if text else 0
+        return int(text if text.isdigit() else b"-", 8)  # int() would also take "-1", "1_0" and "0o17"
     except ValueError:
         raise BadTar("not a tar, or a damaged one: not a number") from None
 
