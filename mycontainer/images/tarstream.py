@@ -108,7 +108,7 @@ class Reader:
         if kind in (HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO):
             size = 0  # whatever it says: some give a hard link the size of what it links to
         self.left, self.padding = size, -size % BLOCK
-        real, extents = self._sparse(header, extra)
+        real, extents = self._sparse(header, extra) if extra or kind == GNU_SPARSE else (None, None)
         stored = self.left
         if extents is not None and sum(length for _, length in extents) != stored:
             raise BadTar("the map of a sparse file does not fit its content")
@@ -121,7 +121,7 @@ class Reader:
             _decimal(extra[b"gid"]) if b"gid" in extra else _number(header[116:124]),
             stored if real is None else real,
             _time(extra[b"mtime"]) if b"mtime" in extra else _number(header[136:148]) * SECOND,
-            os.fsdecode(extra.get(b"linkpath") or _text(header[157:257])),
+            os.fsdecode(link) if (link := extra.get(b"linkpath") or _text(header[157:257])) else "",
             os.makedev(_number(header[329:337]), _number(header[337:345]))
             if kind in (CHARACTER, BLOCK_DEVICE) else 0,
             tuple((os.fsdecode(key[len(XATTR):]), value) for key, value in extra.items()
@@ -216,11 +216,11 @@ def _number(field: bytes) -> int:
         if field[0] == 0xFF or value >= 1 << 63:
             raise BadTar("a number in a header is negative or absurd")
         return value
-    text = _text(field).strip()
-    if not text:
-        return 0
+    text = field.rstrip(b" \0")
+    if not text.isdigit():  # int() would also take "-1", "1_0" and "0o17"
+        text = _text(field).strip() or b"0"
     try:
-        return int(text if text.isdigit() else b"-", 8)  # int() would also take "-1", "1_0" and "0o17"
+        return int(text if text.isdigit() else b"-", 8)
     except ValueError:
         raise BadTar("not a tar, or a damaged one: not a number") from None
 
