@@ -11,8 +11,8 @@ Sources: RFC 1952 (gzip, members), RFC 8878 (zstd, frames); OCI image-spec, laye
 
 from __future__ import annotations
 
+import gzip
 import importlib
-import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,8 +33,15 @@ class Source(Protocol):
         """At most ``size`` bytes; none at the end."""
 
 
-def decompressed(source: Source) -> Source:
-    """What is inside ``source``, which is recognised by its first bytes. Reading raises Damaged."""
+class Inside(Protocol):
+    """What comes out, into memory of the caller's: memory that is used again costs no new pages."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill ``buffer``, or a part of it; returns how many bytes, 0 at the end. Raises Damaged."""
+
+
+def decompressed(source: Source) -> Inside:
+    """What is inside ``source``, which is recognised by its first bytes."""
     start = b""
     while len(start) < 4 and (more := source.read(4 - len(start))):
         start += more
@@ -45,7 +52,19 @@ def decompressed(source: Source) -> Source:
     return _Replayed(start, source)
 
 
-class _Replayed:
+class _Pieces:
+    """What only gives pieces of its own, to be copied."""
+
+    def read(self, size: int) -> bytes:
+        raise NotImplementedError
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece = self.read(len(buffer))
+        buffer[:len(piece)] = piece
+        return len(piece)
+
+
+class _Replayed(_Pieces):
     """A source of which the start was read already."""
 
     def __init__(self, start: bytes, source: Source) -> None:
@@ -55,13 +74,8 @@ class _Replayed:
         start, self.start = self.start[:size], self.start[size:]
         return start or self.source.read(size)
 
-    def readinto(self, buffer: memoryview) -> int:
-        data = self.read(len(buffer))
-        buffer[:len(data)] = data
-        return len(data)
 
-
-class _Members:
+class _Members(_Pieces):
     """Members (gzip) or frames (zstd) one after the other: several make one stream, as `cat` makes them."""
 
     def __init__(self, source: Source, new: Callable[[], Any], padding: bytes = b"") -> None:
@@ -102,16 +116,15 @@ class _Members:
         return bool(self.waiting)
 
 
-def _gzip(source: _Replayed) -> Source:
-    igzip = _first_of("isal.igzip")
-    if igzip is None:
-        return _Members(source, lambda: zlib.decompressobj(wbits=31), padding=b"\0")
-    # Its file inflates straight into what it returns; its decompressobj, like zlib's, grows it by copying.
-    errors = (importlib.import_module("isal.isal_zlib").error, igzip.BadGzipFile)
-    return _Checked(igzip.GzipFile(fileobj=source, mode="rb"), errors)
+def _gzip(source: _Replayed) -> Inside:
+    library = _first_of("isal.isal_zlib", "zlib")
+    reader = getattr(library, "_GzipReader", None)  # what igzip.open of isal is made of
+    if reader is None:
+        return _Members(source, lambda: library.decompressobj(wbits=31), padding=b"\0")
+    return _Checked(reader(source, PIECE), (library.error, gzip.BadGzipFile))
 
 
-def _zstd(source: _Replayed) -> Source:
+def _zstd(source: _Replayed) -> Inside:
     library = _first_of("compression.zstd", "zstandard")
     if library is None:
         raise Damaged("a layer in zstd, and no library for it here: pip install 'mycontainer[images]'")
@@ -129,12 +142,12 @@ class _Checked:
     zstandard's takes an early end for the end: the tar inside is cut then, which is noticed.
     """
 
-    def __init__(self, reader: Source, errors: type[Exception] | tuple[type[Exception], ...]) -> None:
+    def __init__(self, reader: Inside, errors: type[Exception] | tuple[type[Exception], ...]) -> None:
         self.reader, self.errors = reader, errors
 
-    def read(self, size: int) -> bytes:
+    def readinto(self, buffer: memoryview) -> int:
         try:
-            return self.reader.read(size)
+            return self.reader.readinto(buffer)
         except EOFError as error:
             raise Damaged("the compressed data are cut short") from error
         except self.errors as error:

@@ -12,6 +12,7 @@ Sources: OCI image-spec, descriptor.md ("Digests"), config.md ("Layer DiffID").
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import queue
 import threading
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from mycontainer.errors import explain
 from mycontainer.images import apply, compression, tarstream
-from mycontainer.images.compression import Damaged, Source
+from mycontainer.images.compression import Damaged, Inside, Source
 
 PIECE = 1 << 20  # bytes that go from a thread to the next in one go: for each it has to wait for the lock
 AHEAD = 8        # pieces that the reader may be ahead
@@ -45,6 +46,13 @@ class Extracted(NamedTuple):
     skipped: list[str]
 
 
+class Filled(NamedTuple):
+    """A piece of the tar: the first ``size`` bytes of ``buffer``, none at the end."""
+
+    buffer: memoryview
+    size: int
+
+
 class _Hashing:
     """A source whose bytes are hashed as they are read, and perhaps copied to a file."""
 
@@ -60,14 +68,20 @@ class _Hashing:
 
 
 class _Stream:
-    """The pieces of the tar in a blob, inflated and hashed by two threads that are a little ahead."""
+    """The pieces of the tar in a blob, inflated and hashed by two threads that are a little ahead.
+
+    The pieces go round in a few buffers: from `free` to the reader, the hasher, the writer, and back.
+    """
 
     def __init__(self, source: Source, limit: int, copy: int | None) -> None:
         self.blob, self.tar, self.size, self.limit = _Hashing(source, copy), hashlib.sha256(), 0, limit
-        self.room = threading.Semaphore(AHEAD)
+        self.free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self.inflated: queue.SimpleQueue[Filled | BaseException] = queue.SimpleQueue()
+        self.hashed: queue.SimpleQueue[Filled | BaseException] = queue.SimpleQueue()
+        memory = memoryview(mmap.mmap(-1, AHEAD * PIECE, mmap.MAP_PRIVATE))  # pages come with the first use
+        for at in range(0, len(memory), PIECE):
+            self.free.put(memory[at:at + PIECE])
         self.stop = False
-        self.inflated: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
-        self.hashed: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
         self.threads = [threading.Thread(target=work, name=f"layer {work.__name__}", daemon=True)
                         for work in (self._read, self._hash)]
         for thread in self.threads:
@@ -76,40 +90,41 @@ class _Stream:
     def _read(self) -> None:
         try:
             inside = compression.decompressed(self.blob)
-            while piece := self._next(inside):
-                self.inflated.put(piece)
+            while (filled := self._fill(inside)).size:
+                self.inflated.put(filled)
             while not self.stop and self.blob.read(PIECE):
                 pass  # whatever lies behind the compressed data belongs to the blob, too
-            self.inflated.put(b"")
+            self.inflated.put(filled)
         except BaseException as error:
             self.inflated.put(error)
 
-    def _next(self, inside: Source) -> bytes:
-        """The next piece, once there is room for it; none at the end, or where the writer has given up."""
-        self.room.acquire()
-        piece = b"" if self.stop else inside.read(PIECE)
-        self.size += len(piece)
+    def _fill(self, inside: Inside) -> Filled:
+        """The next piece, once there is room for it; an empty one where the writer has given up."""
+        buffer = self.free.get()
+        size = 0 if self.stop else inside.readinto(buffer)
+        self.size += size
         if self.size > self.limit:
             raise Damaged(f"more than {self.limit} bytes are in it")
-        return piece
+        return Filled(buffer, size)
 
     def _hash(self) -> None:
-        while isinstance(piece := self.inflated.get(), bytes) and piece:
-            self.tar.update(piece)
-            self.hashed.put(piece)
-        self.hashed.put(piece)
+        while isinstance(filled := self.inflated.get(), Filled) and filled.size:
+            self.tar.update(filled.buffer[:filled.size])
+            self.hashed.put(filled)
+        self.hashed.put(filled)
 
-    def __iter__(self) -> Iterator[bytes]:
-        while piece := self.hashed.get():
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-            self.room.release()
+    def __iter__(self) -> Iterator[memoryview]:
+        """Each piece is valid until the next."""
+        while isinstance(filled := self.hashed.get(), Filled) and filled.size:
+            yield filled.buffer[:filled.size]
+            self.free.put(filled.buffer)
+        if isinstance(filled, BaseException):
+            raise filled
 
     def close(self) -> None:
         """Stop the threads and wait for them; a source that blocks for ever would keep us."""
         self.stop = True
-        self.room.release()
+        self.free.put(memoryview(b""))  # to wake a reader that waits for room
         for thread in self.threads:
             thread.join()
 

@@ -49,12 +49,13 @@ class Entry(NamedTuple):
 
 
 class Reader:
-    """Entries from ``pieces`` of a tar. ``need_end``: whether one without its closing zeros is cut short.
+    """Entries from ``pieces`` of a tar, of which each is used until the next is asked for.
 
+    ``need_end``: whether a tar without its closing zeros is cut short.
     Iterate over the entries; `content` gives the pieces of the current one's content. All raise BadTar.
     """
 
-    def __init__(self, pieces: Iterable[bytes], need_end: bool = True) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview], need_end: bool = True) -> None:
         self.pieces, self.need_end = iter(pieces), need_end
         self.current = memoryview(b"")
         self.position = 0  # in the current piece
