@@ -6,7 +6,8 @@
 #   tools/test.sh --soak     only the tests that take long
 #   tools/test.sh --lane     the suite as whoever calls, and nothing else
 #
-# Started by root, the ordinary user is a temporary one with a home, a copy of the project and a .venv of their own.
+# Started by root, the ordinary user is a temporary one with a home, a copy of the project and a .venv of their own; and
+# with processes and a network of their own too, so that the two lanes can run at the same time.
 set -u
 
 cd "$(dirname "$0")/.." || exit
@@ -15,10 +16,12 @@ results=$here/.cache/test
 mkdir -p "$results"
 soak=''
 only_lane=no
+user=''
 for option; do
     case $option in
         --soak) soak='-m soak' ;;
         --lane) only_lane=yes ;;
+        --lane-of=*) user=${option#*=} ;; # from below: we are root, in namespaces
         *) printf 'test: no such option: %s\n' "$option" >&2; exit 2 ;;
     esac
 done
@@ -42,17 +45,10 @@ closing_line() { # without colours, dashes and equals signs
         sed 's/^[= ]*//; s/[= ]*$//'
 }
 
-# The machine works while the ordinary user's lane does, which has no test of who gets how much of a processor.
 start_vm() { # start_vm LOG
     mkdir -p "$results/tmp"
     TMPDIR=$results/tmp setsid tools/test-vm.sh --short </dev/null >"$1" 2>&1 &
     vm=$!
-    trap 'end_vm' EXIT
-    trap 'exit 130' INT TERM HUP
-}
-
-end_vm() { # with all that it has started: they are a group, with setsid
-    [ -z "${vm:-}" ] || kill -TERM -"$vm" 2>/dev/null
 }
 
 await_vm() { # await_vm LOG; a machine that cannot have one says why, and that is no failure
@@ -65,12 +61,16 @@ await_vm() { # await_vm LOG; a machine that cannot have one says why, and that i
     return 1
 }
 
+vm=''
+clean_up() {
+    [ -z "$vm" ] || kill -TERM -"$vm" 2>/dev/null # a group of its own, with all that it has started
+    [ -z "$user" ] || remove_user
+}
+
 # ---- the lane of the ordinary user, when root started it ------------------------------------------------------
 
 make_user() {
     user=mycontainer-test-$$
-    trap 'end_vm; remove_user' EXIT
-    trap 'exit 130' INT TERM HUP
     useradd --create-home --shell /bin/sh "$user"
     home=$(getent passwd "$user" | cut -d: -f6)
     grep -q "^$user:" /etc/subuid || usermod --add-subuids 1000000-1065535 --add-subgids 1000000-1065535 "$user"
@@ -117,27 +117,32 @@ share_wheels() {
     printf 'export PIP_FIND_LINKS="%s ${PIP_FIND_LINKS:-}"\n' "$home/wheels" >>"$home/environment"
 }
 
-run_as_new_user() { # run_as_new_user LOG
-    make_user
+run_as_new_user() {
     write_environment
     share_wheels
     mkdir "$home/mycontainer"
     git -c safe.directory="$here" ls-files --cached --others --exclude-standard -z |
         tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory "$home/mycontainer"
     chown -R "$user:" "$home"
-    lane="cd; . ./environment; cd mycontainer; export MYCONTAINER_LANE=second # see tests/needs.py
-          CI=true tools/setup.sh --tests && exec tools/test.sh --lane"
-    [ -z "$soak" ] || lane="$lane --soak"
+    runuser -l "$user" -c ". ./environment; cd mycontainer && CI=true tools/setup.sh --tests" </dev/null || return
+    # shellcheck disable=SC2086 # two words or none
+    unshare --pid --fork --kill-child --mount-proc --net tools/test.sh --lane-of="$user" ${soak:+--soak}
+}
+
+# In namespaces, of which we are the init: processes that lose their parent come to us.
+run_lane_of() {
+    home=$(getent passwd "$user" | cut -d: -f6)
+    ip link set lo up
+    lane=". ./environment; cd mycontainer; export MYCONTAINER_LANE=second # see tests/needs.py
+          tools/test.sh --lane ${soak:+--soak}"
     runuser -l "$user" -c "$lane" </dev/null
     code=$?
-    cp "$home/mycontainer/.cache/test/lane.log" "$1" 2>/dev/null || : >"$1"
     sleep 1
     left=$(processes_of_user)
     if [ -n "$left" ]; then
-        printf 'test: processes of the ordinary user were left behind:\n%s\n' "$left" | tee -a "$1" >&2
+        printf 'test: processes of the ordinary user were left behind:\n%s\n' "$left" >&2
         code=1
     fi
-    remove_user
     return "$code"
 }
 
@@ -148,24 +153,32 @@ if [ "$only_lane" = yes ]; then
     exit
 fi
 
+if [ -n "$user" ]; then
+    run_lane_of
+    exit
+fi
+
 rm -f "$results"/*.log
 failed=''
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
 tools/setup.sh --tests || exit 1
 if [ -z "$soak" ]; then
     headline "linters"
     tools/lint.sh || failed="$failed linters"
 fi
-if [ "$(id -u)" = 0 ]; then
-    headline "the suite as root"
-    export MYCONTAINER_LANE=first # see tests/needs.py
-    run_suite "$results/root.log" || failed="$failed root"
-    unset MYCONTAINER_LANE
-fi
 [ -n "$soak" ] || start_vm "$results/vm.log"
-headline "the suite as an ordinary user"
 if [ "$(id -u)" = 0 ]; then
-    run_as_new_user "$results/user.log" || failed="$failed user"
+    make_user
+    run_as_new_user >"$results/user.log" 2>&1 &
+    lane=$!
+    headline "the suite as root"
+    MYCONTAINER_LANE=first run_suite "$results/root.log" || failed="$failed root" # see tests/needs.py
+    headline "the suite as an ordinary user"
+    wait "$lane" || failed="$failed user"
+    cat "$results/user.log"
 else
+    headline "the suite as $(id -un)"
     run_suite "$results/user.log" || failed="$failed user"
 fi
 if [ -z "$soak" ]; then
