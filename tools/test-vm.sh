@@ -47,7 +47,6 @@ image() { find "$kernel/boot" -name 'vmlinuz-*' 2>/dev/null | sort | head -n 1; 
 case ${1:-} in '' | --short) set -- sh tools/vm-lane.sh "$@" ;; esac
 script=$(mktemp "${TMPDIR:-/tmp}/mycontainer-vm.XXXXXX") # so that nobody quotes twice
 trap 'rm -f "$script" "$script.tar"' EXIT
-trap 'exit 130' INT TERM HUP
 # Python and its packages go in as one file: over there each small one costs a question to this machine.
 stdlib=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 for unused in playwright rattler mypy mypyc babel jupyterlab pip; do
@@ -59,5 +58,8 @@ printf 'cd %s && PYTHON_TAR=%s STDLIB=%s %s\n' "$here" "$script.tar" "$stdlib" "
 
 status=0
 timeout "${VM_TIMEOUT:-1800}" "$vng" -r "$(image)" --disable-kvm --force-9p \
-    -m 2G --cpus 2 -- "sh $script" </dev/null || status=$?
+    -m 2G --cpus 2 -- "sh $script" </dev/null &
+machine=$!
+trap 'kill "$machine"; exit 130' INT TERM HUP
+wait "$machine" || status=$?
 exit "$status"

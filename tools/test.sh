@@ -85,8 +85,12 @@ processes_of_user() {
 
 remove_user() {
     uid=$(id -u "$user" 2>/dev/null) || return 0
-    for pid in $(processes_of_user | awk '{ print $1 }'); do kill -9 "$pid" 2>/dev/null; done
-    userdel --remove "$user" 2>/dev/null
+    for _ in 1 2 3 4 5; do # until nothing of the user's runs any more
+        for pid in $(processes_of_user | awk '{ print $1 }'); do kill -9 "$pid" 2>/dev/null; done
+        userdel --remove "$user" 2>/dev/null
+        id "$user" >/dev/null 2>&1 || break
+        sleep 1
+    done
     rm -rf "/tmp/mycontainer-$uid" "/tmp/pytest-of-$user"
 }
 
