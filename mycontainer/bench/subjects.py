@@ -27,6 +27,10 @@ ALL: dict[str, Callable[[], Subject]] = {
     "ours-image": _lazily("ours", "FromImage"),
     "crun": _lazily("engines", "Crun"),
     "runc": _lazily("engines", "Runc"),
+    "lxc": _lazily("systems", "Lxc"),
+    "nspawn": _lazily("systems", "Nspawn"),
+    "podman": _lazily("managers", "Podman"),
+    "docker": _lazily("managers", "Docker"),
 }
 
 
