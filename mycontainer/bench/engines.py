@@ -75,8 +75,6 @@ class Engine(Subject):
 
     def __init__(self) -> None:
         self.parent = cgroup.given()
-        if not self.parent:
-            self.differences = ("no cgroup",)
 
     def available(self) -> Missing | None:
         if lack := rootfs.lack():

@@ -83,7 +83,7 @@ class Lxc(System):
             ("lxc.net.0.type", "none" if task.port else "empty"),
             *[("lxc.idmap", " ".join(map(str, row))) for row in maps],
             ("lxc.mount.auto", "proc:rw" if task.port else "proc:rw sys:ro"),
-            ("lxc.autodev", "1"), ("lxc.tty.max", "0"), ("lxc.pty.max", "16"),
+            ("lxc.autodev", "1"), ("lxc.tty.max", "0"), ("lxc.console.path", "none"), ("lxc.pty.max", "16"),
             ("lxc.apparmor.profile", "unconfined"), ("lxc.cap.drop", "sys_admin"),
             ("lxc.cgroup.dir.container", f"lxc/{name}"), ("lxc.cgroup.dir.monitor", f"lxc/{name}-monitor"),
         ]
