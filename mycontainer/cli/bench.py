@@ -48,14 +48,14 @@ And:
     Option("quick", "less than a minute; few samples of what is slow"),
     Option("full", "half an hour; many samples of everything"),
     Option("rounds", "at most so many samples of each", "NUMBER"),
-    Option("output", "where the samples go; a plot goes beside it (default:\n"
-           "bench/QUESTION-DATE.json in the data directory)", "FILE.json"),
+    Option("output", "where the samples go, and a plot beside it\n"
+           "(default: bench/QUESTION-DATE.json in the data directory)", "FILE.json"),
     epilog="""\
 Ctrl-C ends it, and keeps what was measured until then.
 
 Examples:
   mycontainer bench startup --quick
-  mycontainer bench startup --subjects process,ours-cli,runc,docker --rounds 100
+  mycontainer bench startup --subjects process,ours-cli,docker --rounds 100
   mycontainer bench compare before.json after.json""")
 
 
@@ -172,7 +172,7 @@ def settings_of(given: Mapping[str, list[str]]) -> Settings:
     text = given["rounds"][-1]
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
         raise ContainerError(f"not a number of rounds: {text}", hint="Write 1 or more.")
-    return settings._replace(rounds=int(text))
+    return settings._replace(rounds=int(text), warmup=min(settings.warmup, int(text)))
 
 
 def output_of(question: str, given: Mapping[str, list[str]]) -> Path:
