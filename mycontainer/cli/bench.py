@@ -49,7 +49,7 @@ And:
     Option("full", "half an hour; many samples of everything"),
     Option("rounds", "at most so many samples of each", "NUMBER"),
     Option("output", "where the samples go, and a plot beside it\n"
-           "(default: bench/QUESTION-DATE.json in the data directory)", "FILE.json"),
+           "(default: a file in the data directory)", "FILE.json"),
     epilog="""\
 Ctrl-C ends it, and keeps what was measured until then.
 
