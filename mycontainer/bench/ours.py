@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mycontainer.bench import rootfs
 from mycontainer.bench.subject import (
     NO_NETWORK,
     WARM,
-    Command,
+    Attended,
     Instance,
     Missing,
     NotReady,
@@ -27,7 +26,6 @@ from mycontainer.bench.subject import (
     Task,
     descendants,
     end,
-    is_init,
     wait_for_line,
     wait_for_page,
 )
@@ -54,7 +52,6 @@ class Ours(Subject):
 
     def __init__(self) -> None:
         self.limit = None if cgroup_refusal() else PIDS_LIMIT
-        self.differences = () if self.limit else ("no cgroup",)
 
     def available(self) -> Missing | None:
         if lack := rootfs.lack():
@@ -94,10 +91,7 @@ class FromImage(CommandLine):
     """`mycontainer run IMAGE`: a fresh root file system for each."""
 
     name, label = "ours-image", "mycontainer run busybox"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "more: unpacks its image, 2 MB, into memory at each start")
+    differences = ("more: unpacks its image, 2 MB, into memory at each start",)
 
     def prepare(self, scratch: Path) -> None:
         self.home = scratch
@@ -121,26 +115,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-class Attended(Command):
-    """A container that `mycontainer run` looks after, and clears up after."""
-
-    def _kill(self) -> None:
-        """End the command in the container: the rest then ends by itself, with nothing left to sweep."""
-        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-        super()._kill()
-
-
 class Api(Ours):
     """`mycontainer.api.start`, called by a small Python process that runs already (caller.py)."""
 
     name, label, temperature = "ours-api", "mycontainer from Python", WARM
+    differences = ("warm: a Python that has loaded the library runs already",)
     server: subprocess.Popen[bytes] | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "warm: a Python that has loaded the library runs already")
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)

@@ -21,6 +21,7 @@ from mycontainer.bench.observe import NotReady as NotReady
 from mycontainer.bench.observe import descendants as descendants
 from mycontainer.bench.observe import end as end
 from mycontainer.bench.observe import is_init as is_init
+from mycontainer.bench.observe import mentioning as mentioning
 from mycontainer.bench.observe import pss as pss
 from mycontainer.bench.observe import wait_for_line as wait_for_line
 from mycontainer.bench.observe import wait_for_page as wait_for_page
@@ -95,6 +96,10 @@ class Instance(ABC):
     @abstractmethod
     def pids(self) -> set[int]:
         """The processes that are there because of it: its program, and whoever watches over that."""
+
+    def detach(self) -> None:  # noqa: B027 (most have nothing to let go)
+        """Once it is ready: let go of whoever only waits for its output. With -d such a client ends at once,
+        so it should not count for what an instance costs."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -180,3 +185,16 @@ class Command(Instance):
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
+
+
+class Attended(Command):
+    """A container that the command looks after, and clears up after when its process 1 has ended."""
+
+    killed = False  # the command had to be killed, too: it could not clear up
+
+    def _kill(self) -> None:
+        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        self.killed = self.killed or self.process.poll() is None
+        super()._kill()

@@ -25,9 +25,17 @@ ALL: dict[str, Callable[[], Subject]] = {
     "ours-api": _lazily("ours", "Api"),
     "ours-cli": _lazily("ours", "CommandLine"),
     "ours-image": _lazily("ours", "FromImage"),
+    "crun": _lazily("engines", "Crun"),
+    "runc": _lazily("engines", "Runc"),
+    "lxc": _lazily("systems", "Lxc"),
+    "nspawn": _lazily("systems", "Nspawn"),
+    "podman": _lazily("managers", "Podman"),
+    "docker": _lazily("managers", "Docker"),
     "vm-micro": _lazily("machines", "Micro"),
     "vm-debian": _lazily("machines", "Debian"),
     "vm-web": _lazily("machines", "Web"),
+    "firecracker": _lazily("machines", "Firecracker"),
+    "cloud-hypervisor": _lazily("machines", "CloudHypervisor"),
 }
 
 
