@@ -215,7 +215,7 @@ def allot(costs: dict[Subject, float], rounds: int, budget: float) -> dict[Subje
         share = left / (len(costs) - place)
         numbers[subject] = min(rounds, int(share / max(costs[subject], 1e-6)))
         left -= numbers[subject] * costs[subject]
-    return numbers
+    return {subject: numbers[subject] for subject in costs}  # in an order that no clock has decided
 
 
 def schedule(numbers: dict[Subject, int], lot: random.Random) -> list[tuple[int, Subject]]:
