@@ -21,6 +21,9 @@ def starter() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "starts virtual machines")
 
 
+os.register_at_fork(after_in_child=starter.cache_clear)  # a thread stays where it was
+
+
 class Machine(Instance):
     """A virtual machine that runs, or has ended."""
 
@@ -51,7 +54,7 @@ class Machine(Instance):
                             return time.perf_counter_ns() - self.began
             finally:
                 questions.close()
-        raise NotReady(f"no token within {deadline:g} s; the last it said: {self._last_words()}")
+        raise NotReady(f"no token within {deadline:g} s: {self._last_words()}")
 
     def _seen(self, question: Question | None, questions: Questions) -> bool:
         """Whether what just happened is the token. Raises NotReady when it can come no more."""
@@ -81,9 +84,11 @@ class Machine(Instance):
         return any(text.startswith(f"{guest.MARK} {name} ") for _, text in self.lines)
 
     def _last_words(self) -> str:
+        """A panic, or what came last, or how far it got."""
         texts = [text for _, text in self.lines if text and not text.startswith(f"{guest.MARK} ")]
         panic = next((text for text in texts if "Kernel panic" in text), None)
-        return panic or (texts[-1] if texts else "nothing")
+        passed = [name for name, _ in self.marks()]
+        return panic or (texts[-1] if texts else f"it passed {passed[-1]}" if passed else "nothing came")
 
     def marks(self) -> list[tuple[str, float]]:
         """What it passed on its way, and when: (name, seconds since ``began``), in this order.
