@@ -6,6 +6,7 @@ import os
 import selectors
 import subprocess
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -27,12 +28,12 @@ os.register_at_fork(after_in_child=starter.cache_clear)  # a thread stays where 
 class Machine(Instance):
     """A virtual machine that runs, or has ended."""
 
-    def __init__(self, argv: list[str], task: Task) -> None:
+    def __init__(self, argv: list[str], task: Task, env: Mapping[str, str] | None = None) -> None:
         self.task = task
         self.began = time.perf_counter_ns()
         self.process = starter().submit(
             subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True).result()
+            stderr=subprocess.STDOUT, env=env, start_new_session=True).result()
         assert self.process.stdout
         self.serial = self.process.stdout.fileno()
         os.set_blocking(self.serial, False)
