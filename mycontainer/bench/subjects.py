@@ -31,6 +31,11 @@ ALL: dict[str, Callable[[], Subject]] = {
     "nspawn": _lazily("systems", "Nspawn"),
     "podman": _lazily("managers", "Podman"),
     "docker": _lazily("managers", "Docker"),
+    "vm-micro": _lazily("machines", "Micro"),
+    "vm-debian": _lazily("machines", "Debian"),
+    "vm-web": _lazily("machines", "Web"),
+    "firecracker": _lazily("machines", "Firecracker"),
+    "cloud-hypervisor": _lazily("machines", "CloudHypervisor"),
 }
 
 
