@@ -13,9 +13,10 @@ import pytest
 
 from bench_doubles import Double, dies
 from mycontainer.bench import equal, measure, scratch
-from mycontainer.bench.measure import Settings, allot, interleaved, schedule
+from mycontainer.bench.measure import Settings, interleaved
 from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.subject import Missing, Subject, hello
+from mycontainer.bench.turns import PATIENCE, allot, schedule
 
 
 def once(subject: Subject, number: int) -> Iterable[Sample]:
@@ -107,7 +108,7 @@ def test_a_dying_subject_is_reported_not_timed_and_stops_nobody() -> None:
 def test_after_three_failures_in_a_row_it_is_not_tried_again() -> None:
     bad = Double("bad", fails=dies)
     run = measured(Double("good"), bad, rounds=50)
-    assert bad.starts == measure.PATIENCE == len(run.failures)
+    assert bad.starts == PATIENCE == len(run.failures)
     assert any("bad" in note for note in run.notes)
 
 

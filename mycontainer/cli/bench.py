@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # loading these takes longer than all the rest of a start
     from mycontainer.bench.measure import Settings
     from mycontainer.bench.run import Run
 
+MODULES = {"layers": "unpack"}  # whose name in mycontainer/bench is not the question's
 QUESTIONS = {  # each a module of mycontainer/bench with a function `measure`
     "startup": "how long a start takes: to the first instruction, to the first page",
     "anatomy": "where that time goes",
@@ -120,7 +121,8 @@ def _need(*modules: str) -> None:
 def measured(question: str, given: Mapping[str, list[str]]) -> int:
     """Measure, show, save. Returns the exit code: 130 after Ctrl-C."""
     _need("rich")
-    if find_spec(f"mycontainer.bench.{question}") is None:
+    module = f"mycontainer.bench.{MODULES.get(question, question)}"
+    if find_spec(module) is None:
         raise ContainerError(f"no {question} yet", hint="To see what there is: mycontainer bench --help")
     from mycontainer.bench import world
     from mycontainer.bench.subjects import ALL, named
@@ -129,7 +131,7 @@ def measured(question: str, given: Mapping[str, list[str]]) -> int:
     named(names)  # a typing error is told before anything begins
     settings = settings_of(given)
     output = output_of(question, given)
-    return world.run(lambda: told(lambda: _measure(question, names, settings, output)))
+    return world.run(lambda: told(lambda: _measure(module, names, settings, output)))
 
 
 def told(work: Callable[[], int]) -> int:
@@ -146,14 +148,13 @@ def told(work: Callable[[], int]) -> int:
         return explain_to_person(error)
 
 
-def _measure(question: str, names: Sequence[str], settings: Settings, output: Path) -> int:
+def _measure(module: str, names: Sequence[str], settings: Settings, output: Path) -> int:
     from mycontainer.bench import report
     from mycontainer.bench.progress import bar
     from mycontainer.bench.subjects import named
 
-    module = import_module(f"mycontainer.bench.{question}")
     with bar() as progress:
-        run: Run = module.measure(named(names), settings, progress)
+        run: Run = import_module(module).measure(named(names), settings, progress)
     run.save(output)
     report.show(run)
     print(f"\nSaved, every sample: {output}")
