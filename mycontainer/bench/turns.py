@@ -166,12 +166,12 @@ def allot(costs: dict[Subject, float], rounds: int, budget: float) -> dict[Subje
 def schedule(numbers: dict[Subject, int], lot: random.Random) -> list[Turn]:
     """Who has a turn in which round: each subject's are spread over the whole time, the order is drawn."""
     most = max(numbers.values(), default=0)
-    plan: list[Turn] = []
-    for number in range(most):
-        due = [subject for subject, share in numbers.items()
-               if (number + 1) * share // most > number * share // most]
-        plan += [(number + 1, subject) for subject in lot.sample(due, len(due))]
-    return plan
+    due: list[list[Subject]] = [[] for _ in range(most)]
+    for subject, share in numbers.items():
+        for turn in range(share):
+            due[int((turn + 0.5) * most / share)].append(subject)  # a single one in the middle
+    return [(number, subject) for number, round_ in enumerate(due, 1)
+            for subject in lot.sample(round_, len(round_))]
 
 
 def merged(plan: Sequence[Turn], dear: Sequence[Turn]) -> list[Turn]:
