@@ -84,7 +84,7 @@ def quick_run(**values: list[float]) -> Run:
 
 def test_a_run_is_measured_shown_and_saved_with_every_sample(tmp_path: Path) -> None:
     output = tmp_path / "run.json"
-    done = run_bench("startup", "--subjects", PLAIN, "--rounds", "3", "--output", str(output))
+    done = run_bench("startup", "--subjects", PLAIN, "--quick", "--rounds", "3", "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress where nobody looks
     assert str(output) in done.stdout
@@ -106,7 +106,7 @@ def test_the_engines_that_are_here_really_start_and_stop(tmp_path: Path) -> None
     """All of them, through the command, which gives each what it needs; what is missing says why."""
     output = tmp_path / "run.json"
     names = ",".join(("process", *HEAVY))
-    done = run_bench("startup", "--subjects", names, "--rounds", "1", "--output", str(output))
+    done = run_bench("startup", "--subjects", names, "--quick", "--rounds", "1", "--output", str(output))
     assert done.returncode == 0, done.stderr
     run = Run.load(output)
     assert {*run.subjects, *run.missing} == {"process", *HEAVY}
