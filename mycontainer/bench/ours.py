@@ -144,6 +144,16 @@ class Api(Ours):
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)
+        self._hire()
+
+    def beside(self, scratch: Path) -> Subject:
+        """With a Python of its own: one hears only one order at a time."""
+        other = Api()
+        other.root = self.root
+        other._hire()
+        return other
+
+    def _hire(self) -> None:
         self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],
