@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mycontainer.bench import rootfs
 from mycontainer.bench.subject import (
     NO_NETWORK,
     WARM,
-    Command,
+    Attended,
     Instance,
     Missing,
     NotReady,
@@ -27,7 +26,6 @@ from mycontainer.bench.subject import (
     Task,
     descendants,
     end,
-    is_init,
     wait_for_line,
     wait_for_page,
 )
@@ -119,17 +117,6 @@ def program() -> list[str]:
 def environment() -> dict[str, str]:
     """Ours, without what would have Python compile everything anew at each start."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-class Attended(Command):
-    """A container that `mycontainer run` looks after, and clears up after."""
-
-    def _kill(self) -> None:
-        """End the command in the container: the rest then ends by itself, with nothing left to sweep."""
-        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-        super()._kill()
 
 
 class Api(Ours):

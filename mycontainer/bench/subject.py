@@ -189,3 +189,16 @@ class Command(Instance):
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
+
+
+class Attended(Command):
+    """A container that the command looks after, and clears up after when its process 1 has ended."""
+
+    killed = False  # the command had to be killed, too: it could not clear up
+
+    def _kill(self) -> None:
+        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        self.killed = self.killed or self.process.poll() is None
+        super()._kill()
