@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mycontainer.bench import facts, numbers, scratch, steps
 from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
-from mycontainer.bench.ours import Attended, CommandLine, environment
+from mycontainer.bench.ours import CommandLine
 from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.steps import Step
 from mycontainer.bench.subject import Instance, Subject, hello
@@ -22,8 +22,8 @@ from mycontainer.bench.subject import Instance, Subject, hello
 ROUNDS, QUICK_ROUNDS = 20, 5
 FIRMWARE, WHOLE = "QEMU and firmware", "from the order to its first word"
 # What a machine does from one mark on; a mark that is not here goes by its own name.
-PHASES = {"kernel": "the kernel boots", "init": "init: mounts, modules", "network": "init: network",
-          "systemd": "systemd starts", "task": "the program"}
+PHASES = {"kernel": "the kernel boots", "init": "init: modules, mounts", "network": "the network",
+          "disk": "systemd and its services", "service": "the program"}
 
 
 def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress = silent) -> Run:
@@ -58,8 +58,11 @@ def one_start(subject: Subject, number: int, deadline: float, place: Path, run: 
 
 def with_clock(subject: CommandLine, log: Path) -> Instance:
     """`mycontainer run` as the subject starts it, and with a clock inside."""
-    task = hello()
-    return Attended(steps.command(log, subject.arguments(task)), task, {**environment(), **subject.settings()})
+    subject.launcher = steps.launcher(log)
+    try:
+        return subject.start(hello())
+    finally:
+        subject.launcher = ()
 
 
 def seen(instance: Instance, log: Path, took: int) -> list[Step]:

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mycontainer.bench import scratch
+from mycontainer.bench import equal, scratch
 from mycontainer.bench.run import Failure, Run, Sample
 from mycontainer.bench.subject import NotReady, Subject
 from mycontainer.errors import ContainerError
 
 PATIENCE = 3  # so many failures in a row, and a subject is not tried again
+FIRST_START = 30.0  # seconds
 FAULTS = (NotReady, ContainerError, OSError, subprocess.SubprocessError)
 
 Once = Callable[[Subject, int], Iterable[Sample]]
@@ -67,7 +68,7 @@ def prepared(subjects: Sequence[Subject], run: Run, progress: Progress = silent)
                     continue
                 ready.append(subject)
                 run.subjects[subject.name] = describe(subject)
-            yield ready
+            yield _compare(ready, run, progress)
         finally:
             with uninterrupted():
                 for subject in reversed(begun):
@@ -76,6 +77,22 @@ def prepared(subjects: Sequence[Subject], run: Run, progress: Progress = silent)
                         subject.close()
                     except FAULTS as error:
                         run.notes.append(f"{subject.name}: cannot clean up: {one_line(error)}")
+
+
+def _compare(subjects: list[Subject], run: Run, progress: Progress) -> list[Subject]:
+    """Start each of them once, and note in what they differ; those that do not start are missing."""
+    found = {}
+    for subject in equal.comparable(subjects):
+        progress(0, 0, f"looking into {subject.name}")
+        try:
+            found[subject.name] = equal.examine(subject, FIRST_START)
+        except FAULTS as error:
+            run.missing[subject.name] = {"reason": f"does not start: {one_line(error)}", "cure": ""}
+            del run.subjects[subject.name]
+    for name, words in equal.compared(found).items():
+        run.subjects[name]["differences"] += words
+        run.subjects[name]["inside"] = found[name].facts()
+    return [subject for subject in subjects if subject.name in run.subjects]
 
 
 def _lack(subject: Subject) -> dict[str, str]:

@@ -96,6 +96,16 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def mentioning(word: str) -> set[int]:
+    """The processes in whose command line this word occurs: a monitor's has the container's id."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+            if word.encode() in words.read() and int(pid) != os.getpid():
+                found.add(int(pid))
+    return found
+
+
 def is_init(pid: int) -> bool:
     """Is it process 1 of a PID namespace below ours?"""
     with suppress(OSError), open(f"/proc/{pid}/status") as rows:

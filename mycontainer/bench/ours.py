@@ -52,7 +52,6 @@ class Ours(Subject):
 
     def __init__(self) -> None:
         self.limit = None if cgroup_refusal() else PIDS_LIMIT
-        self.differences = () if self.limit else ("no cgroup",)
 
     def available(self) -> Missing | None:
         if lack := rootfs.lack():
@@ -78,13 +77,14 @@ class CommandLine(Ours):
     """`mycontainer run --rootfs DIR`."""
 
     name, label = "ours-cli", "mycontainer run"
+    launcher: tuple[str, ...] = ()  # what is started as mycontainer; empty: as it is installed
 
     def options(self, task: Task) -> list[str]:
         network = ["--network", "host"] if task.port else []
         return [*([f"--pids-limit={self.limit}"] if self.limit else []), *network]
 
     def start(self, task: Task) -> Instance:
-        return Attended([*program(), "run", *self.options(task), f"--rootfs={self.root}", *task.argv], task,
+        return Attended([*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}", *task.argv], task,
                         environment())
 
 
@@ -92,10 +92,7 @@ class FromImage(CommandLine):
     """`mycontainer run IMAGE`: a fresh root file system for each."""
 
     name, label = "ours-image", "mycontainer run busybox"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "more: unpacks its image, 2 MB, into memory at each start")
+    differences = ("more: unpacks its image, 2 MB, into memory at each start",)
 
     def prepare(self, scratch: Path) -> None:
         self.home = scratch
@@ -104,7 +101,7 @@ class FromImage(CommandLine):
         rootfs.image(images)
 
     def start(self, task: Task) -> Instance:
-        return Attended([*program(), "run", *self.options(task), "busybox", *task.argv], task,
+        return Attended([*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv], task,
                         {**environment(), "MYCONTAINER_HOME": str(self.home)})
 
 
@@ -123,11 +120,8 @@ class Api(Ours):
     """`mycontainer.api.start`, called by a small Python process that runs already (caller.py)."""
 
     name, label, temperature = "ours-api", "mycontainer from Python", WARM
+    differences = ("warm: a Python that has loaded the library runs already",)
     server: subprocess.Popen[bytes] | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "warm: a Python that has loaded the library runs already")
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)

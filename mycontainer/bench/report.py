@@ -16,3 +16,5 @@ def show(run: Run) -> None:
         if again := run.values("process-again", f"aa-{series}"):
             print("visible", numbers.visible(base, again))
     print(run.missing, run.failures, run.notes)
+    for name, facts in run.subjects.items():
+        print(name, facts["differences"])

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,9 +55,9 @@ class Step(NamedTuple):
     chapter: int = 0
 
 
-def command(log: Path, arguments: Sequence[str]) -> list[str]:
-    """`mycontainer ARGUMENTS` with a clock inside, that writes to ``log``."""
-    return [sys.executable, "-c", PROGRAM, str(log), *arguments]
+def launcher(log: Path) -> tuple[str, ...]:
+    """What is started instead of `mycontainer`: the same with a clock inside, that writes to ``log``."""
+    return sys.executable, "-c", PROGRAM, str(log)
 
 
 def install(log: str) -> None:
