@@ -22,7 +22,7 @@ class VirtualMachine(Subject):
     kind = MACHINE
     network = FORWARDED
     megabytes = 128
-    disk = ""        # the image that it needs, by the name of debian.IMAGES
+    has_disk = False
     guest_port = 0   # of the disk's own web server
     accelerator: qemu.Accelerator
 
@@ -31,7 +31,7 @@ class VirtualMachine(Subject):
             return missing
         if (found := kernel.find()) is None or not guest.initramfs_path(found).is_file():
             return Missing("its kernel and its initramfs are not prepared", PREPARE)
-        if self.disk and not debian.path(self.disk).is_file():
+        if self.has_disk and not debian.path().is_file():
             return Missing("its disk is not prepared", PREPARE)
         self.kernel, self.accelerator = found, accel.find(found)
         cls = type(self)
@@ -44,12 +44,12 @@ class VirtualMachine(Subject):
                 "machine": self.accelerator.machine}
         if self.accelerator.why:
             told["why no KVM"] = self.accelerator.why
-        return {**told, **(debian.versions(self.disk) if self.disk else {})}
+        return {**told, **(debian.versions() if self.has_disk else {})}
 
     def start(self, task: Task) -> Machine:
         if not hasattr(self, "accelerator") and (missing := self.available()):
             raise NotReady(missing.reason)
-        disk = str(debian.path(self.disk)) if self.disk else ""
+        disk = str(debian.path()) if self.has_disk else ""
         port = self.guest_port if task.port else 0
         return Machine(qemu.argv(self.kernel, task, self.accelerator, self.megabytes, disk, port), task)
 
@@ -65,7 +65,7 @@ class Debian(VirtualMachine):
     """What people call a virtual machine: Debian on a disk, with systemd."""
 
     name, label = "vm-debian", "VM, Debian"
-    megabytes, disk = 256, "debian"
+    megabytes, has_disk = 256, True
     differences: tuple[str, ...] = ("a kernel of its own", "a whole user space: systemd, udev, journal",
                                     "its address is set in the initramfs, not asked for with DHCP")
 
@@ -74,5 +74,5 @@ class Web(Debian):
     """The same with nginx, started by systemd, which serves the page."""
 
     name, label = "vm-web", "VM, Debian with nginx"
-    disk, guest_port = "web", 80
+    guest_port = 80
     differences = (*Debian.differences, "the page comes from nginx, not from busybox")
