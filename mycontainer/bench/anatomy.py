@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mycontainer.bench import facts, numbers, scratch, steps
+from mycontainer.bench import facts, scratch, steps
 from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
 from mycontainer.bench.ours import CommandLine
 from mycontainer.bench.run import Run, Sample
@@ -84,23 +84,23 @@ def phases(marks: Sequence[tuple[str, float]], total: float) -> list[Step]:
 
 
 class Typical(NamedTuple):
-    """A step as it usually is: the medians of when it begins and how long it takes, in seconds."""
+    """A step as it was in the start whose total is the median, in seconds; and all samples of it."""
 
     name: str
     begin: float
     seconds: float
     chapter: int
-    values: tuple[float, ...]  # every sample
+    samples: tuple[tuple[float, float], ...]  # when it began and how long it took, a round each
 
 
 def typical(run: Run, name: str) -> list[Typical]:
     """The steps of one subject in their order."""
-    groups: dict[tuple[int, str], list[Sample]] = {}
-    for one in run.samples:
-        if one.subject == name and one.series == "step":
-            groups.setdefault((one.labels["order"], one.labels["step"]), []).append(one)
-    most = max((len(group) for group in groups.values()), default=0)
-    return [Typical(step, numbers.median([one.labels["begin"] for one in group]),
-                    numbers.median([one.value for one in group]), group[0].labels["chapter"],
-                    tuple(one.value for one in group))
-            for (_, step), group in sorted(groups.items()) if 2 * len(group) > most]
+    totals = sorted((one.value, one.round) for one in run.samples if (one.subject, one.series) == (name, "total"))
+    mine = [one for one in run.samples if (one.subject, one.series) == (name, "step")]
+    if not totals:
+        return []
+    middle = totals[(len(totals) - 1) // 2][1]
+    chosen = sorted((one for one in mine if one.round == middle), key=lambda one: int(one.labels["order"]))
+    return [Typical(one.labels["step"], one.labels["begin"], one.value, one.labels["chapter"],
+                    tuple((other.labels["begin"], other.value) for other in mine
+                          if other.labels["step"] == one.labels["step"])) for one in chosen]

@@ -61,12 +61,12 @@ WORKS = {
     "create": Work("making files", LOOP % "echo>$d/f$i", "$b ls $d|$b wc -l", trial=100, most=4000),
     "write": Work("writing a file", "$b dd if=/dev/zero of=$d/big bs=4096 count=$n 2>/dev/null",
                   "$b stat -c %s $d/big", 4096, trial=100, most=2500),
-    "loopback": Work("talking over loopback", "$b dd if=/dev/zero bs=65536 count=$n 2>/dev/null|"
+    "loopback": Work("sending over loopback", "$b dd if=/dev/zero bs=65536 count=$n 2>/dev/null|"
                      "$b nc 127.0.0.1 $p>$d/got||kill $!", "$b cat $d/got", 65536, LISTEN, 100, 100_000),
-    "copyup": Work("changing a file of the image", "$b chmod 755 $f&&c=1", "echo $c",
+    "copyup": Work("a file's first change (copy-up)", "$b chmod 755 $f&&c=1", "echo $c",
                    before="c=0;f=$($b which $b);"),
 }
-PAGE = Work("being asked from outside", trial=20, most=1000)
+PAGE = Work("asked for a page from outside", trial=20, most=1000)
 EVERYTHING = {**WORKS, "page": PAGE}
 BUSY, QUICK_BUSY = 0.4, 0.06  # seconds that each piece of work should take
 AGREE = 0.05                  # seconds: by so much, and a tenth, may the two clocks differ

@@ -5,15 +5,15 @@ Startup (cold and warm in panels of their own), unpack speed and overhead are dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mycontainer.bench import numbers
 from mycontainer.bench import plot_style as style
-from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SIZE, SMALL, Look
+from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SIZE, SMALL, Look, Unit
 
 HIGH = 0.52  # inches a row
-EVEN = 1.0   # a ratio that is no difference
+WIDEST = 3.0  # from end to end at least so many times
 
 
 class Row(NamedTuple):
@@ -23,14 +23,14 @@ class Row(NamedTuple):
     values: Sequence[float]
     look: Look
     ratio: tuple[float, float, float] | None = None  # to the reference: value, confidence interval
-    note: str = ""                                   # instead of a ratio
+    note: str = ""                                   # instead of a ratio; or why there is no sample
 
 
-def panel(axis: Any, rows: Sequence[Row], unit: Callable[[float], str], title: str,
-          limits: tuple[float, float], ratios: str = "", base: float | None = None) -> None:
+def panel(axis: Any, rows: Sequence[Row], unit: Unit, title: str,
+          limits: tuple[float, float], ratios: str = "") -> None:
     """Draw the rows, the first on top; at the right the median, the 95th percentile and the ratio.
 
-    ``limits`` are those of the log axis, ``base`` a value to be marked by a line.
+    ``limits`` are those of the log axis.
     """
     axis.set_xscale("log")
     axis.set_xlim(*limits)
@@ -40,8 +40,6 @@ def panel(axis: Any, rows: Sequence[Row], unit: Callable[[float], str], title: s
     axis.set_title(title, pad=12)
     axis.set_yticks(range(len(rows)), [row.label for row in rows])
     axis.tick_params(axis="y", length=0)
-    if base:
-        axis.axvline(base, color=FAINT, linewidth=1.4, linestyle=(0, (4, 3)))
     for number, row in enumerate(rows):
         if number % 2 == 0:
             axis.axhspan(number - 0.5, number + 0.5, color=PALE, linewidth=0, zorder=0)
@@ -90,8 +88,11 @@ def _short(value: float) -> str:
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-    """A log axis on which all of these values have room."""
+    """A log axis on which all of these values have room, and on which a few per cent look like a few."""
     low, high = min(values), max(values)
+    if high / low < WIDEST:
+        middle = (low * high) ** 0.5
+        low, high = middle / WIDEST ** 0.5, middle * WIDEST ** 0.5
     room = (high / low) ** 0.04 * 1.06
     return low / room, high * room
 

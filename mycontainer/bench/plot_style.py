@@ -25,6 +25,7 @@ from mycontainer.bench.subject import CONTAINER, MACHINE, PROCESS
 INK, FAINT, LINE, PALE = "#1b1f24", "#57606a", "#c9d1d9", "#f3f5f7"
 SIZE, SMALL = 14, 11.5  # points
 OURS = "ours"           # what our own subjects' names begin with
+TOOL = "tool"           # the kind of those who start nothing
 
 
 class Look(NamedTuple):
@@ -38,7 +39,8 @@ class Look(NamedTuple):
 
 # Okabe and Ito's hues, and of different lightness: dark, middle, light-with-an-edge survive a grey printer.
 LOOKS = {PROCESS: Look("o", "#3b3f45", "process"), CONTAINER: Look("s", "#2f7fbf", "container"),
-         MACHINE: Look("^", "#7a2a86", "virtual machine"), OURS: Look("D", "#e08a00", "our container")}
+         MACHINE: Look("^", "#7a2a86", "virtual machine"), OURS: Look("D", "#e08a00", "ours"),
+         TOOL: Look("s", "#2f7fbf", "a program of others")}
 
 RC: Any = {"font.size": SIZE, "font.family": ["DejaVu Sans"], "text.color": INK, "axes.labelcolor": INK,
       "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
@@ -81,27 +83,37 @@ class Drawing(Figure):
 # ---- units -------------------------------------------------------------------------------------------------
 
 
-def seconds(value: float) -> str:
-    """"4.2 ms": two digits that count."""
+def seconds(value: float, places: int = 2) -> str:
+    """"4.2 ms": so many digits that count."""
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
         if abs(value) >= 0.9995 * factor or unit == "ns":
-            return f"{digits(value / factor)} {unit}"
+            return f"{digits(value / factor, places)} {unit}"
     raise AssertionError
 
 
-def size(value: float) -> str:
+def size(value: float, places: int = 2) -> str:
     """"49 kB", in powers of ten."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(value) >= 0.9995 * factor:
-            return f"{digits(value / factor)} {unit}"
+            return f"{digits(value / factor, places)} {unit}"
     return f"{value:.0f} B"
 
 
-def digits(value: float) -> str:
+def count(value: float, places: int = 2) -> str:
+    """"120", "1 200"."""
+    return f"{value:,.0f}".replace(",", "\u202f") if value >= 1 else f"{value:g}"
+
+
+def digits(value: float, places: int = 2) -> str:
     """Two digits that count; whole numbers from 100 on as they are."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    return f"{value:.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.{max(0, places - 1 - math.floor(math.log10(abs(value) * 1.0005)))}f}"
+
+
+def percent(value: float) -> str:
+    """"3.5 %" for 0.035."""
+    return f"{digits(100 * value)} %"
 
 
 def times(value: float) -> str:
@@ -109,12 +121,21 @@ def times(value: float) -> str:
     return f"×{value:.2f}" if value < 2 else f"×{digits(value)}"
 
 
-def log_axis(axis: Any, unit: Callable[[float], str], low: float, high: float) -> None:
-    """Let a log axis say "1 ms, 10 ms, 100 ms, 1 s", with 2 and 5 between when there is room."""
-    decades = math.log10(high / low)
-    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
+Unit = Callable[..., str]  # of a value, and how many digits
+
+
+def tick(value: float, unit: Unit) -> str:
+    """For an axis: no zeros that say nothing."""
+    number, space, name = unit(value, 3).partition(" ")
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + space + name
+
+
+def log_axis(axis: Any, unit: Unit, low: float, high: float, inches: float = 8.0) -> None:
+    """Let a log axis say "1 ms, 10 ms, 100 ms", with 2 and 5 between when there is room."""
+    decades, room = math.log10(high / low), inches / 1.2
+    subs = (1.0,) if decades > room / 3 else (1.0, 2.0, 5.0) if decades > room / 10 else tuple(map(float, range(1, 10)))
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: unit(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, unit)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -191,8 +212,8 @@ class Sheet:
     def __init__(self, title: str, lines: Sequence[str], panels: Sequence[Panel], below: Iterable[str],
                  left: float = 3.4, right: float = 4.4, legend: bool = True) -> None:
         """``panels`` from the top down; ``lines`` go beneath the title."""
-        head_rows = [row for line in lines for row in textwrap.wrap(line, 128)]
-        foot_rows = [row for line in below for row in textwrap.wrap(line, 178, subsequent_indent="   ")]
+        head_rows = [row for line in lines for row in textwrap.wrap(line, 142)]
+        foot_rows = [row for line in below for row in textwrap.wrap(line, 200, subsequent_indent="   ")]
         notes = [textwrap.wrap(one.note, 112) for one in panels]
         top = PAD + 0.5 + HEAD * len(head_rows) + 0.15
         under = [AXIS + one.scale + WORD * len(rows) + 0.1 for one, rows in zip(panels, notes, strict=True)]

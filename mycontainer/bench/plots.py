@@ -17,17 +17,18 @@ from mycontainer.bench import numbers, plot_rows, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_rows import Row
 from mycontainer.bench.plot_style import Drawing, Panel, Sheet
+from mycontainer.bench.plot_words import footer, introduction, nothing, words
 from mycontainer.bench.run import Run
 from mycontainer.bench.subject import COLD, WARM
 
 # Question -> module and function that draw it.
 FIGURES = {
-    "startup": ("plots", "startup"), "layers": ("plot_layers", "layers"), "overhead": ("plot_layers", "overhead"),
+    "startup": ("plots", "startup"), "layers": ("plot_layers", "layers"), "overhead": ("plot_layers", "overhead_figure"),
     "memory": ("plot_memory", "memory"), "density": ("plot_memory", "density"), "scale": ("plot_scale", "scale"),
     "anatomy": ("plot_anatomy", "anatomy"),
 }
 HEADLINES = {"byte": "the first word of a program", "page": "the first web page"}
-PANELS = {COLD: "Cold (nothing of it runs before)", WARM: "Warm (a daemon or library waits for orders)"}
+PANELS = {COLD: "Cold (nothing of it runs before)", WARM: "Warm (a daemon or library waits)"}
 
 
 def draw(run: Run, *others: Run) -> Drawing:
@@ -66,9 +67,7 @@ def startup(run: Run, *others: Run) -> Drawing:
               if (rows := startup_rows(runs, series, warm))]
     if not panels:
         return nothing(run, "Time to start")
-    lines = [verdicts.visible_line(run), *named(runs)]
-    if warning := style.emulated(run):
-        lines.append(warning)
+    lines = introduction(runs, verdicts.visible_line(run))
     below = [f"× is the median over that of {style.label(run, 'process')}, with its 95 % confidence interval.",
              *footer(runs)]
     notes = [verdicts.ahead(run, series, warm) for series, warm, _ in panels]
@@ -106,41 +105,3 @@ def startup_rows(runs: Sequence[Run], series: str, warm: str) -> list[Row]:
             rows.append((key, number, Row(style.label(run, name) + mark, values, style.look(run, name), ratio,
                                           note)))
     return [row for _, _, row in sorted(rows, key=lambda one: one[:2])]
-
-
-# ---- what all figures say ----------------------------------------------------------------------------------
-
-
-def words(rows: Sequence[Row], unit: Callable[[float], str]) -> list[str]:
-    """A sentence a row."""
-    said = []
-    for row in rows:
-        if not row.values:
-            said.append(f"{row.label}: {row.note or 'no sample'}.")
-            continue
-        ratio = "" if not row.ratio else f", {style.times(row.ratio[0])}"
-        high = numbers.p95(row.values)
-        below = f", 95 % below {unit(high)}" if high else ""
-        said.append(f"{row.label}: median {unit(numbers.median(row.values))}{below}, {len(row.values)} samples"
-                    f"{ratio}.")
-    return said
-
-
-def named(runs: Sequence[Run]) -> list[str]:
-    """Which letter is which machine."""
-    return [f"{letter}: {style.machine(run)}." for letter, run in zip("ABCDEFGH", runs, strict=False)
-            ] if len(runs) > 1 else []
-
-
-def footer(runs: Sequence[Run]) -> list[str]:
-    """The footers of all runs, each line once."""
-    return list(dict.fromkeys(line for run in runs for line in style.footer(run)))
-
-
-def nothing(run: Run, title: str) -> Drawing:
-    """A sheet for a run without a sample: it says why."""
-    below = style.footer(run)
-    sheet = Sheet(title, ["Nothing was measured."], [Panel(0.1)], below, legend=False)
-    sheet.axes[0].set_axis_off()
-    sheet.figure.words = "\n".join([title, "Nothing was measured.", *below])
-    return sheet.figure

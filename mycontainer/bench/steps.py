@@ -34,7 +34,7 @@ STEPS = {
     "mycontainer.container.execute": ("exec, until its first word", 6),
 }
 PYTHON, LOADING, BETWEEN = "Python starts", "load and read the command line", "forks and pipes between"
-BEGUN, CALLED = "begun", "mycontainer.api.start"
+BEGUN, CALLED, LAST = "begun", "mycontainer.api.start", "mycontainer.container.execute"
 
 PROGRAM = """
 import sys
@@ -74,7 +74,7 @@ def install(log: str) -> None:
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             begin = time.perf_counter_ns()
-            if name.endswith(".execute"):  # it does not return
+            if name in (CALLED, LAST):  # whoever reads us will not wait until they return
                 tell(name, begin, begin)
             try:
                 return function(*args, **kwargs)
@@ -111,15 +111,15 @@ def read(log: Path, began: int, ready: int) -> list[Step]:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     people: dict[int, int] = {}
     found: list[Step] = []
-    called = ready
+    called = 0
     for name, begin, end, pid in sorted(rows, key=lambda row: (row[1], -row[2])):
         who = people.setdefault(pid, len(people))
         if name == BEGUN:
             found.append(Step(PYTHON, 0, (begin - began) / 1e9, who))
         elif name == CALLED:
-            called = begin
-        elif begin < ready and not (found and (end - began) / 1e9 <= found[-1].end and name != CALLED):
-            until = ready if name.endswith(".execute") else min(end, ready)
+            called = called or begin
+        elif begin < ready and not (found and (begin - began) / 1e9 < found[-1].end):
+            until = ready if name == LAST else min(end, ready)
             words, chapter = STEPS[name]
             found.append(Step(words, (begin - began) / 1e9, (until - began) / 1e9, who, chapter))
     return _filled(found, (called - began) / 1e9)

@@ -25,7 +25,7 @@ from mycontainer.bench.measure import Progress, Settings, interleaved, prepared,
 from mycontainer.bench.ours import environment
 from mycontainer.bench.plain import version
 from mycontainer.bench.run import Run, Sample
-from mycontainer.bench.subject import PROCESS, Instance, Missing, NotReady, Subject, Task
+from mycontainer.bench.subject import Instance, Missing, NotReady, Subject, Task
 from mycontainer.bench.twin import Twin
 
 MEGABYTES, QUICK_MEGABYTES = 256, 24
@@ -44,7 +44,7 @@ with store.lease() as lease, open(blob, "rb", buffering=0) as source:
 class Unpacker(Subject):
     """A program that unpacks a layer into a directory."""
 
-    kind = PROCESS
+    kind = "tool"
     can = ()
     program, package = "", ""
     root_only = False

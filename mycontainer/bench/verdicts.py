@@ -5,13 +5,13 @@ Computed from the raw samples each time, so that a plot, the notebook and a test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mycontainer.bench import numbers
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.run import Run
-from mycontainer.bench.subject import COLD, CONTAINER, MACHINE
+from mycontainer.bench.subject import COLD, CONTAINER, PROCESS
 from mycontainer.bench.twin import AGAIN
 
 AA = "aa-"
@@ -31,46 +31,50 @@ def temperature(run: Run, name: str) -> str:
     return str(run.subjects.get(name, {}).get("temperature", COLD))
 
 
-def ours(run: Run, series: str, warm_or_cold: str) -> str:
-    """The fastest of our own subjects of this temperature in this series, or nothing."""
-    found = [name for name in run.subjects if name.startswith(style.OURS)
-             and temperature(run, name) == warm_or_cold and run.values(name, series)]
-    return min(found, key=lambda name: numbers.median(run.values(name, series)), default="")
+Values = Callable[[str], Sequence[float]]  # of a subject, by its name: the less, the better
 
 
-def standings(run: Run, series: str, warm_or_cold: str) -> list[Standing]:
-    """Each peer of this temperature against ours, the fastest first. More than 1: they are ahead."""
-    mine = ours(run, series, warm_or_cold)
+def ours(run: Run, values: Values, warm_or_cold: str) -> str:
+    """The best of our own subjects of this temperature, or nothing."""
+    found = [name for name in run.subjects
+             if name.startswith(style.OURS) and temperature(run, name) == warm_or_cold and values(name)]
+    return min(found, key=lambda name: numbers.median(values(name)), default="")
+
+
+def standings(run: Run, values: Values, warm_or_cold: str) -> list[Standing]:
+    """Each peer of this temperature against ours, the best first. More than 1: they are ahead."""
+    mine = ours(run, values, warm_or_cold)
     found = []
     for name, facts in run.subjects.items():
-        theirs = run.values(name, series)
-        if (mine and theirs and not name.startswith(style.OURS) and temperature(run, name) == warm_or_cold
-                and facts.get("kind", CONTAINER) in (CONTAINER, MACHINE)):
-            found.append(Standing(name, *numbers.ratio(run.values(mine, series), theirs)))
+        if (mine and not name.startswith(style.OURS) and facts.get("kind", CONTAINER) != PROCESS
+                and temperature(run, name) == warm_or_cold and values(name)):
+            found.append(Standing(name, *numbers.ratio(values(mine), values(name))))
     return sorted(found, key=lambda one: -one.ratio)
 
 
 def ahead(run: Run, series: str, warm_or_cold: str) -> str:
-    """One sentence: who of this temperature is ahead of ours, by how much; or who is too near to tell."""
-    mine = ours(run, series, warm_or_cold)
+    """One sentence on a series: who of this temperature starts faster than ours, by how much."""
+    return compared(run, lambda name: run.values(name, series), warm_or_cold, visible(run, series), "faster")
+
+
+def compared(run: Run, values: Values, warm_or_cold: str, seen: float, better: str) -> str:
+    """Who is better than the best of ours, and who is too near to tell; ``seen`` is the smallest difference
+    that can be told."""
+    mine = ours(run, values, warm_or_cold)
     if not mine:
         return ""
-    seen = visible(run, series)
-    all_of_them = standings(run, series, warm_or_cold)
+    all_of_them = standings(run, values, warm_or_cold)
     if not all_of_them:
         return f"No {warm_or_cold} peer was measured beside {style.label(run, mine)}."
-    faster = [one for one in all_of_them if one.low > 1 and one.ratio > 1 + seen]
-    near = [one for one in all_of_them if one not in faster and (one.high > 1 or one.ratio > 1 / (1 + seen))]
+    first = [one for one in all_of_them if one.low > 1 and one.ratio > 1 + seen]
+    near = [one for one in all_of_them if one not in first and (one.high > 1 or one.ratio > 1 / (1 + seen))]
     said = []
-    if faster:
-        said.append(f"Faster than {style.label(run, mine)}: " + _list(run, faster) + ".")
+    if first:
+        said.append(f"{better.capitalize()} than {style.label(run, mine)}: " + ", ".join(
+            f"{style.label(run, one.peer)} {style.times(one.ratio)}" for one in first) + ".")
     if near:
         said.append("Too near to tell: " + ", ".join(style.label(run, one.peer) for one in near) + ".")
-    return " ".join(said) or f"No {warm_or_cold} peer measured here is faster than {style.label(run, mine)}."
-
-
-def _list(run: Run, those: Sequence[Standing]) -> str:
-    return ", ".join(f"{style.label(run, one.peer)} {style.times(one.ratio)}" for one in those)
+    return " ".join(said) or f"No {warm_or_cold} peer measured here is {better} than {style.label(run, mine)}."
 
 
 def visible(run: Run, series: str = "") -> float:
@@ -94,5 +98,5 @@ def visible_line(run: Run, seen: float | None = None) -> str:
     seen = visible(run) if seen is None else seen
     if not seen:
         return "No A/A run was made: how small a difference can be told here is not known."
-    return (f"This machine cannot tell {100 * seen:.2g} % apart: by so much a subject may differ from itself "
+    return (f"This machine cannot tell {style.percent(seen)} apart: by so much a subject may differ from itself "
             "(A/A, 95 %).")
