@@ -1,8 +1,8 @@
 """The benchmark's cgroup: it and all that it starts are below it, and it is gone afterwards.
 
-Engines make theirs below it by an absolute path. Some know only relative ones, to where process 1 is (LXC) or
-where they are themselves (systemd-nspawn): so those are in it, too, and nothing is made in anybody else's. Its
-directories are locked while the benchmark lives; the next run removes those that are not. man 2 flock.
+Engines make theirs below it by an absolute path. Some know only relative ones, to where process 1 is (LXC)
+or where they are themselves (systemd-nspawn): so those are in it, too, and nothing is made in anybody else's.
+Its directories are locked while the benchmark lives; the next run removes those that are not. man 2 flock.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Parent:
 
 
 def given() -> str | None:
-    """The path of the cgroup below which others are made, on this machine's every tree; None: we have none."""
+    """The path of the cgroup below which others are made, the same in every tree; None if we have none."""
     return os.environ.get(MARK)
 
 

@@ -1,8 +1,8 @@
 """Equal work: what each subject gives its program is looked up before a time is taken, and compared.
 
-Nobody's word is taken for it. While a program runs, /proc tells out here which namespaces, mounts, capabilities
-and filters it has, and in what it differs from our own container: that is named beside each number. A virtual
-machine has a kernel of its own, into which one cannot look from here; so it is not compared.
+Nobody's word is taken for it. While a program runs, /proc tells out here which namespaces, mounts,
+capabilities and filters it has, and in what it differs from our own container: that is named beside each
+number. A virtual machine has a kernel of its own, into which one cannot look from here; it is not compared.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from mycontainer import chroot
+from mycontainer.bench import capabilities
 from mycontainer.bench.subject import MACHINE, Instance, NotReady, Subject, sleeper
 
 KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
-MEASURES = ("ours-cli", "ours-api", "crun", "runc", "bubblewrap")  # the first one there is what others differ from
+MEASURES = ("ours-cli", "ours-api", "crun", "runc", "bubblewrap")  # the first there is
 SLEEPS = b"sleep\0" + b"100000\0"  # the end of sleeper()'s command line
+DEVICES = {f"/dev/{name}" for name in (*chroot.DEVICES, "ptmx", "console")}  # bound or made: all the same
 MANY = 4                           # mounts: so many are listed, more are counted
 
 
@@ -82,10 +85,20 @@ def differences(inside: Inside, measure: Inside) -> list[str]:
         if inside.mounts and (places := set(one.mounts) - set(other.mounts)):
             words.append(f"{sign} {_listed(places, 'mounts')}")
     words += _about_the_root(inside, measure)
-    fewer = bin(measure.capabilities & ~inside.capabilities).count("1")
-    more = bin(inside.capabilities & ~measure.capabilities).count("1")
-    words += [f"{fewer} capabilities fewer"] * (fewer > 0) + [f"{more} capabilities more"] * (more > 0)
+    if "user" in inside.namespaces or inside.own_root:  # else it is no container, and has what its caller has
+        words += _about_capabilities(inside.capabilities, measure.capabilities)
     words += ["more: a seccomp filter"] * (inside.seccomp and not measure.seccomp)
+    return words
+
+
+def _about_capabilities(mine: int, theirs: int) -> list[str]:
+    words = []
+    for sign, mask in (("no", theirs & ~mine), ("more:", mine & ~theirs)):
+        names = capabilities.names(mask)
+        if len(names) > 2:
+            words.append(f"{sign} {len(names)} of the capabilities")
+        elif names:
+            words.append(f"{sign} {', '.join(names)}")
     return words
 
 
@@ -123,7 +136,8 @@ def _is_innermost(pid: int) -> bool:
 def _mounts(pid: int) -> dict[str, str]:
     with open(f"/proc/{pid}/mountinfo") as rows:
         split = [row.split(" - ") for row in rows]
-    return {left.split()[4]: right.split()[0] for left, right in split}
+    places = {left.split()[4]: right.split()[0] for left, right in split}
+    return {place: kind for place, kind in places.items() if place not in DEVICES}
 
 
 def _link(pid: int, kind: str) -> str:

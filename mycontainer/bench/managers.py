@@ -1,7 +1,7 @@
 """Podman and Docker: with an image store, a monitor for each container, and in Docker's case a daemon.
 
-Both get a store, a socket and settings of their own, so that nothing is seen or touched of those that a person
-has on this machine.
+Both get a store, a socket and settings of their own, so that nothing is seen or touched of those that a
+person has on this machine.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mycontainer.bench import equal, scratch
 from mycontainer.bench.run import Failure, Run, Sample
@@ -35,13 +35,13 @@ class Settings(NamedTuple):
     rounds: int = 40          # at most so many samples of a subject
     warmup: int = 2           # rounds before, that are dropped
     deadline: float = 60.0    # seconds that one start may take
-    budget: float = 120.0     # seconds that a series may take in all: dear subjects get fewer rounds
+    budget: float = 180.0     # seconds that all of it may take: dear subjects get fewer rounds
     quick: bool = False
     seed: int = 0             # of the order
 
 
-QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=16.0, quick=True)
-FULL = Settings(rounds=100, warmup=3, deadline=120.0, budget=900.0)
+QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=48.0, quick=True)
+FULL = Settings(rounds=100, warmup=3, deadline=120.0, budget=1800.0)
 
 
 def silent(done: float, total: float, what: str) -> None:
@@ -111,7 +111,7 @@ def _prepare(subject: Subject, place: Path) -> dict[str, str]:
     return {}
 
 
-def describe(subject: Subject) -> dict[str, object]:
+def describe(subject: Subject) -> dict[str, Any]:
     """What a reader must know of a subject."""
     return {"label": subject.label, "kind": subject.kind, "temperature": subject.temperature,
             "network": subject.network, "differences": list(subject.differences),
@@ -162,7 +162,7 @@ class _Turns:
             self.costs[subject] = time.monotonic() - began
         for number in range(1, self.settings.warmup):
             for subject in order:
-                if subject in self.first and self.costs[subject] * self.settings.warmup * 20 < self.settings.budget:
+                if subject in self.first and self.costs[subject] * 50 < self.settings.budget:
                     began = time.monotonic()
                     self.turn(subject, number)
                     self.costs[subject] = min(self.costs[subject], time.monotonic() - began)

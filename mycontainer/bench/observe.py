@@ -50,7 +50,8 @@ def wait_for_line(fd: int, token: str, began: int, deadline: float) -> int | Non
     return None
 
 
-def wait_for_page(task: Served, began: int, deadline: float, check: Callable[[], object] | None = None) -> int:
+def wait_for_page(task: Served, began: int, deadline: float,
+                  check: Callable[[], object] | None = None) -> int:
     """Ask for the page until it has the token in it: nanoseconds since ``began``. Raises NotReady.
 
     Asked again 0.2 ms after each refusal, on a connection of its own each time: the answer to a first SYN

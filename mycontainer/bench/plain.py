@@ -1,4 +1,4 @@
-"""The subjects without a container engine: a process as it is, and what util-linux and bubblewrap wrap it in."""
+"""Without a container engine: a process as it is, and what util-linux and bubblewrap wrap it in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def version(*argv: str) -> str:
 def tried(argv: Sequence[str], cure: str, deadline: float = 20.0) -> Missing | None:
     """Run a trial: None if it succeeds, else what it said."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=deadline, stdin=subprocess.DEVNULL)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=deadline,
+                              stdin=subprocess.DEVNULL)
     except OSError as error:
         return Missing(str(error), cure)
     except subprocess.TimeoutExpired:

@@ -75,7 +75,7 @@ class Lxc(System):
         Its ids are mapped by newuidmap(1), which asks /etc/subuid also when root calls: without a range for
         root there is no user namespace.
         """
-        granted = idmap.subordinate_ids("root", "/etc/subuid", 0) and idmap.subordinate_ids("root", "/etc/subgid", 0)
+        granted = all(idmap.subordinate_ids("root", f"/etc/sub{kind}", 0) for kind in ("uid", "gid"))
         maps = [(letter, *row) for letter, rows in zip("ug", idmap.choose_maps(), strict=True)
                 for row in rows if granted]
         return [
