@@ -157,7 +157,8 @@ def command_line(task: Task, console: str, disk: str = "", page: bool = False) -
     ``loglevel=1`` leaves a panic's first line, which names the cause; ``panic=-1`` then boots again at once,
     which ends QEMU. Raises ValueError for a task that does not fit.
     """
-    words = [f"console={console}", "loglevel=1", "panic=-1", "net.ifnames=0", f'task="{_quoted(task)}"']
+    words = [f"console={console}", "quiet", "loglevel=1", "systemd.show_status=false", "panic=-1",
+             "net.ifnames=0", f'task="{_quoted(task)}"']
     if task.port:
         words.append(f"port={task.port}")
     if disk:
