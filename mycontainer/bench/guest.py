@@ -40,8 +40,8 @@ busybox mount -a
 {MARKS}
 mark init
 [ -z "$disk$port" ] || for module in /modules/*.ko; do busybox insmod "$module"; done
+[ -n "$disk" ] || busybox ip link set lo up # systemd does it itself
 if [ -n "$port" ]; then
-    busybox ip link set lo up
     busybox ip address add {ADDRESS}/24 dev eth0
     busybox ip link set eth0 up
     busybox ip route add default via 10.0.2.2
