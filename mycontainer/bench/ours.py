@@ -132,6 +132,7 @@ class Api(Ours):
 
     def beside(self, scratch: Path) -> Subject:
         """With a Python of its own: one hears only one order at a time."""
+        scratch.mkdir(exist_ok=True)
         other = Api()
         other.root = self.root
         other._hire(scratch)
