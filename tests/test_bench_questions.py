@@ -185,11 +185,14 @@ def test_ctrl_c_keeps_what_there_is() -> None:
 
 
 def test_how_many_would_fit_follows_from_the_slope() -> None:
-    run = Run("density", samples=[Sample("x", "available", 10_000 - 100 * n, "bytes", 0, 0, {"running": n})
-                                  for n in range(6)])
-    assert density.taken(run, "x") == [(n, 100 * n) for n in range(1, 6)]
-    assert density.would_fit(run, "x", 5_050) == 50
-    assert density.would_fit(run, "nobody", 5_050) == 0
+    def measured(each: float) -> Run:
+        return Run("density", samples=[Sample("x", "available", 1e10 - each * n, "bytes", 0, 0, {"running": n})
+                                       for n in range(6)])
+
+    assert density.taken(measured(1e7), "x") == [(n, 1e7 * n) for n in range(1, 6)]
+    assert density.would_fit(measured(1e7), "x", 5.05e8) == 50
+    assert density.would_fit(measured(1e5), "x", 5.05e8) == 0  # less than what others take meanwhile
+    assert density.would_fit(measured(1e7), "nobody", 5.05e8) == 0
 
 
 # ---- memory ------------------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def density(run: Run, *others: Run) -> Drawing:
             plot_lines.draw(axis, some, unit, name, "as many run", inches)
         else:
             axis.set_axis_off()
+    sheet.legend(plot_rows.marks([style.look(run, name) for name in order])[:-2])
     told = [f"{style.label(run, name)}: {counts[name].value:.0f}, then "
             f"{STOPPED[counts[name].labels['stopped_by']]}{fit(run, name)}." for name in order]
     sheet.figure.words = "\n".join([title, *lines, *told, note, *below])
