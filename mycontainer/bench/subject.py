@@ -7,28 +7,28 @@ program must bring out a token that nobody could know before, as a line on its o
 
 from __future__ import annotations
 
-import os
 import secrets
-import select
-import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mycontainer.bench.observe import NotReady as NotReady
+from mycontainer.bench.observe import descendants as descendants
+from mycontainer.bench.observe import end as end
+from mycontainer.bench.observe import is_init as is_init
+from mycontainer.bench.observe import mentioning as mentioning
+from mycontainer.bench.observe import pss as pss
+from mycontainer.bench.observe import wait_for_line as wait_for_line
+from mycontainer.bench.observe import wait_for_page as wait_for_page
+
 COLD, WARM = "cold", "warm"  # nothing of it runs before; or a daemon (a server, a library) waits for orders
 PROCESS, CONTAINER, MACHINE = "process", "container", "machine"
 HOST, BRIDGE, NO_NETWORK = "host", "bridge", "none"
-
-
-class NotReady(Exception):
-    """It ended, or took too long, before it was seen to work. It counts as a failure, and is not timed."""
 
 
 class Task(NamedTuple):
@@ -68,9 +68,9 @@ def sleeper() -> Task:
 def page() -> Task:
     """Serve a page with the token in it."""
     token, port = secrets.token_hex(8), free_port()
-    home = f"/tmp/www-{port}"
+    home = f"${{TMPDIR:-/tmp}}/www-{port}"
     script = (f"mkdir -p {home}; echo {token} >{home}/index.html; "
-              f"exec busybox httpd -f -p {port} -h {home}")
+              f"exec busybox httpd -f -p 127.0.0.1:{port} -h {home}")
     return Task(("busybox", "sh", "-c", script), token, port)
 
 
@@ -85,6 +85,7 @@ class Instance(ABC):
     """One start of a subject. ``began`` is when it was asked for (time.perf_counter_ns)."""
 
     began: int
+    output: int = -1  # the descriptor from which one reads what the program says, also after `ready`, or -1
 
     @abstractmethod
     def ready(self, deadline: float) -> int:
@@ -96,6 +97,10 @@ class Instance(ABC):
     @abstractmethod
     def pids(self) -> set[int]:
         """The processes that are there because of it: its program, and whoever watches over that."""
+
+    def detach(self) -> None:  # noqa: B027 (most have nothing to let go)
+        """Once it is ready: let go of whoever only waits for its output. With -d such a client ends at once,
+        so it should not count for what an instance costs."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -115,6 +120,7 @@ class Subject(ABC):
     temperature: str = COLD
     network: str = HOST                 # what the program is in: the host's network, a bridge, none
     differences: tuple[str, ...] = ()   # what it does less or more than others of its kind, in words
+    can: tuple[str, ...] = ("byte", "page")  # the tasks it takes: a command that says a token; a web server
 
     @abstractmethod
     def available(self) -> Missing | None:
@@ -130,6 +136,13 @@ class Subject(ABC):
     def close(self) -> None:  # noqa: B027
         """Undo `prepare`: no daemon, mount, cgroup or file stays. Called after an interruption as well."""
 
+    def beside(self, scratch: Path) -> Subject:
+        """What a forked process starts with while others do so too: ourselves, unless that would mix them up.
+
+        A new object is the caller's, who closes it. ``scratch`` may be made and used for it.
+        """
+        return self
+
     @abstractmethod
     def start(self, task: Task) -> Instance:
         """Begin a task; the clock starts here."""
@@ -143,12 +156,13 @@ class Command(Instance):
         self.began = time.perf_counter_ns()
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=env, start_new_session=True)
+        assert self.process.stdout
+        self.output = self.process.stdout.fileno()
 
     def ready(self, deadline: float) -> int:
         if self.task.port:
             return wait_for_page(self.task, self.began, deadline, self._complain_if_dead)
-        assert self.process.stdout
-        moment = wait_for_line(self.process.stdout.fileno(), self.task.token, self.began, deadline)
+        moment = wait_for_line(self.output, self.task.token, self.began, deadline)
         if moment is None:
             raise NotReady(self._last_words() or "no word of it came")
         return moment
@@ -171,9 +185,8 @@ class Command(Instance):
         return descendants(self.process.pid)
 
     def _kill(self) -> None:
-        for pid in sorted(self.pids(), reverse=True):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            end(self.pids())
         self.process.wait()
 
     def stop(self) -> None:
@@ -183,63 +196,16 @@ class Command(Instance):
                 pipe.close()
 
 
-# ---- how one sees from outside that it works ---------------------------------------------------------------
+class Attended(Command):
+    """A container that the command looks after, and clears up after when its process 1 has ended."""
 
+    killed = False  # the command had to be killed, too: it could not clear up
 
-def wait_for_line(fd: int, token: str, began: int, deadline: float) -> int | None:
-    """Read from ``fd`` until a line that is ``token``: nanoseconds since ``began``. None when it ends before,
-    or after ``deadline`` seconds. The moment is that of the read that brought the token's last byte."""
-    seen, wanted = b"", token.encode()
-    end = began + int(deadline * 1e9)
-    while (left := end - time.perf_counter_ns()) > 0:
-        if not select.select([fd], [], [], left / 1e9)[0]:
-            return None
-        data = os.read(fd, 65536)
-        now = time.perf_counter_ns()
-        if not data:
-            return None
-        seen += data
-        if wanted in (line.strip() for line in seen.split(b"\n")[:-1]):
-            return now - began
-    return None
-
-
-def wait_for_page(task: Task, began: int, deadline: float, check: object = None) -> int:
-    """Ask for the page until it has the token in it: nanoseconds since ``began``. Raises NotReady."""
-    url, end = f"http://127.0.0.1:{task.port}/", began + int(deadline * 1e9)
-    why = "nobody answered"
-    while time.perf_counter_ns() < end:
-        patience = max(0.05, (end - time.perf_counter_ns()) / 1e9)
-        try:
-            with urllib.request.urlopen(url, timeout=patience) as answer:
-                if answer.read().decode(errors="replace").strip() == task.token:
-                    return time.perf_counter_ns() - began
-            why = "somebody else answered"
-        except (urllib.error.URLError, OSError) as error:
-            why = str(error)
-        if callable(check):
-            check()
-        time.sleep(0.0005)
-    raise NotReady(f"no page with the token within {deadline:g} s: {why}")
-
-
-def descendants(pid: int) -> set[int]:
-    """A process and all its children's children that live."""
-    found, todo = set(), [pid]
-    while todo:
-        one = todo.pop()
-        found.add(one)
-        with suppress(OSError):
-            for thread in os.listdir(f"/proc/{one}/task"):
-                with suppress(OSError), open(f"/proc/{one}/task/{thread}/children") as children:
-                    todo += [int(child) for child in children.read().split()]
-    return found
-
-
-def pss(pid: int) -> int:
-    """The proportional set size of a process, in bytes. man 5 proc_pid_smaps."""
-    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as rows:
-        for row in rows:
-            if row.startswith("Pss:"):
-                return int(row.split()[1]) << 10
-    return 0
+    def _kill(self) -> None:
+        last = time.monotonic() + 5
+        while self.process.poll() is None and time.monotonic() < last:
+            end(filter(is_init, self.pids()))  # again and again: it may be starting just now
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.01)
+        self.killed = self.killed or self.process.poll() is None
+        super()._kill()
