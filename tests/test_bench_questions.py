@@ -186,8 +186,9 @@ def test_ctrl_c_keeps_what_there_is() -> None:
 
 def test_how_many_would_fit_follows_from_the_slope() -> None:
     def measured(each: float) -> Run:
-        return Run("density", samples=[Sample("x", "available", 1e10 - each * n, "bytes", 0, 0, {"running": n})
-                                       for n in range(6)])
+        left = {n: 1e10 - each * n for n in range(6)}
+        return Run("density", samples=[Sample("x", "available", value, "bytes", 0, 0, {"running": n})
+                                       for n, value in left.items()])
 
     assert density.taken(measured(1e7), "x") == [(n, 1e7 * n) for n in range(1, 6)]
     assert density.would_fit(measured(1e7), "x", 5.05e8) == 50

@@ -90,7 +90,8 @@ def fill(subject: Subject, settings: Settings, limits: Budget, run: Run,
                     stopped = hit
                     break
                 try:
-                    seconds = crowd.add(subject, sleeper(), min(settings.deadline, max(limits.seconds, ONE_START)))
+                    deadline = min(settings.deadline, max(limits.seconds, ONE_START))
+                    seconds = crowd.add(subject, sleeper(), deadline)
                 except NoRoom as error:
                     run.notes.append(f"{subject.name}: {error}")
                     stopped = MEMORY

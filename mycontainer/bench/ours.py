@@ -85,7 +85,8 @@ class CommandLine(Ours):
         return [*([f"--pids-limit={self.limit}"] if self.limit else []), *network]
 
     def start(self, task: Task) -> Instance:
-        argv = [*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}", *task.argv]
+        command = self.launcher or program()
+        argv = [*command, "run", *self.options(task), f"--rootfs={self.root}", *task.argv]
         return Attended(argv, task, environment(self.scratch))
 
 
