@@ -165,7 +165,7 @@ def of_anatomy() -> Run:
             for order, step in enumerate(names):
                 run.samples.append(Sample(name, "step", total / len(names), "s", number, 0, {
                     "step": step,
-                    "begin": begin, "order": order, "who": 0, "chapter": 2 if step[0] == "n" else 0}))
+                    "begin": begin, "order": order, "who": 0, "chapter": order if name == "ours-cli" else 0}))
                 begin += total / len(names)
     return each(run, take)
 

@@ -54,9 +54,10 @@ class Sheet:
 
     def legend(self, handles: Sequence[Any]) -> None:
         """What the marks mean, between the panels and the footer."""
+        left = self.left if len(handles) < 6 else PAD  # many need the whole width
         self.figure.legend(handles=handles, loc="upper left", frameon=False, fontsize=SMALL + 0.5,
                            ncols=len(handles),
-                           bbox_to_anchor=(self.left / WIDE, 1 - self.legend_at / self.high), borderaxespad=0,
+                           bbox_to_anchor=(left / WIDE, 1 - self.legend_at / self.high), borderaxespad=0,
                            borderpad=0, handletextpad=0.4, columnspacing=1.6)
 
 
