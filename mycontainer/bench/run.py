@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -54,6 +53,10 @@ class Run:
     notes: list[str] = field(default_factory=list)           # what a reader must know: "interrupted", ...
     began: float = field(default_factory=time.time)
 
+    def clock(self) -> float:
+        """Seconds since the run began, for `Sample.at`."""
+        return round(time.time() - self.began, 3)
+
     def values(self, subject: str, series: str, **labels: Any) -> list[float]:
         """The samples of one subject and series (with these labels), in the order they were taken."""
         return [one.value for one in self.samples if one.subject == subject and one.series == series
@@ -74,11 +77,3 @@ class Run:
         text["samples"] = [Sample(**one) for one in text["samples"]]
         text["failures"] = [Failure(**one) for one in text["failures"]]
         return Run(**text)
-
-
-def machine_facts() -> dict[str, Any]:
-    """What the times depend on."""
-    with open("/proc/cpuinfo") as rows:
-        models = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
-    return {"kernel": platform.release(), "architecture": platform.machine(), "cpus": os.cpu_count(),
-            "cpu": next(iter(models), ""), "python": platform.python_version()}

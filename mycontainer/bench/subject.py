@@ -7,28 +7,27 @@ program must bring out a token that nobody could know before, as a line on its o
 
 from __future__ import annotations
 
-import os
 import secrets
-import select
-import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mycontainer.bench.observe import NotReady as NotReady
+from mycontainer.bench.observe import descendants as descendants
+from mycontainer.bench.observe import end as end
+from mycontainer.bench.observe import is_init as is_init
+from mycontainer.bench.observe import pss as pss
+from mycontainer.bench.observe import wait_for_line as wait_for_line
+from mycontainer.bench.observe import wait_for_page as wait_for_page
+
 COLD, WARM = "cold", "warm"  # nothing of it runs before; or a daemon (a server, a library) waits for orders
 PROCESS, CONTAINER, MACHINE = "process", "container", "machine"
 HOST, BRIDGE, NO_NETWORK = "host", "bridge", "none"
-
-
-class NotReady(Exception):
-    """It ended, or took too long, before it was seen to work. It counts as a failure, and is not timed."""
 
 
 class Task(NamedTuple):
@@ -68,9 +67,9 @@ def sleeper() -> Task:
 def page() -> Task:
     """Serve a page with the token in it."""
     token, port = secrets.token_hex(8), free_port()
-    home = f"/tmp/www-{port}"
+    home = f"${{TMPDIR:-/tmp}}/www-{port}"
     script = (f"mkdir -p {home}; echo {token} >{home}/index.html; "
-              f"exec busybox httpd -f -p {port} -h {home}")
+              f"exec busybox httpd -f -p 127.0.0.1:{port} -h {home}")
     return Task(("busybox", "sh", "-c", script), token, port)
 
 
@@ -115,6 +114,7 @@ class Subject(ABC):
     temperature: str = COLD
     network: str = HOST                 # what the program is in: the host's network, a bridge, none
     differences: tuple[str, ...] = ()   # what it does less or more than others of its kind, in words
+    can: tuple[str, ...] = ("byte", "page")  # the tasks it takes: a command that says a token; a web server
 
     @abstractmethod
     def available(self) -> Missing | None:
@@ -171,9 +171,8 @@ class Command(Instance):
         return descendants(self.process.pid)
 
     def _kill(self) -> None:
-        for pid in sorted(self.pids(), reverse=True):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            end(self.pids())
         self.process.wait()
 
     def stop(self) -> None:
@@ -181,65 +180,3 @@ class Command(Instance):
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
-
-
-# ---- how one sees from outside that it works ---------------------------------------------------------------
-
-
-def wait_for_line(fd: int, token: str, began: int, deadline: float) -> int | None:
-    """Read from ``fd`` until a line that is ``token``: nanoseconds since ``began``. None when it ends before,
-    or after ``deadline`` seconds. The moment is that of the read that brought the token's last byte."""
-    seen, wanted = b"", token.encode()
-    end = began + int(deadline * 1e9)
-    while (left := end - time.perf_counter_ns()) > 0:
-        if not select.select([fd], [], [], left / 1e9)[0]:
-            return None
-        data = os.read(fd, 65536)
-        now = time.perf_counter_ns()
-        if not data:
-            return None
-        seen += data
-        if wanted in (line.strip() for line in seen.split(b"\n")[:-1]):
-            return now - began
-    return None
-
-
-def wait_for_page(task: Task, began: int, deadline: float, check: object = None) -> int:
-    """Ask for the page until it has the token in it: nanoseconds since ``began``. Raises NotReady."""
-    url, end = f"http://127.0.0.1:{task.port}/", began + int(deadline * 1e9)
-    why = "nobody answered"
-    while time.perf_counter_ns() < end:
-        patience = max(0.05, (end - time.perf_counter_ns()) / 1e9)
-        try:
-            with urllib.request.urlopen(url, timeout=patience) as answer:
-                if answer.read().decode(errors="replace").strip() == task.token:
-                    return time.perf_counter_ns() - began
-            why = "somebody else answered"
-        except (urllib.error.URLError, OSError) as error:
-            why = str(error)
-        if callable(check):
-            check()
-        time.sleep(0.0005)
-    raise NotReady(f"no page with the token within {deadline:g} s: {why}")
-
-
-def descendants(pid: int) -> set[int]:
-    """A process and all its children's children that live."""
-    found, todo = set(), [pid]
-    while todo:
-        one = todo.pop()
-        found.add(one)
-        with suppress(OSError):
-            for thread in os.listdir(f"/proc/{one}/task"):
-                with suppress(OSError), open(f"/proc/{one}/task/{thread}/children") as children:
-                    todo += [int(child) for child in children.read().split()]
-    return found
-
-
-def pss(pid: int) -> int:
-    """The proportional set size of a process, in bytes. man 5 proc_pid_smaps."""
-    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as rows:
-        for row in rows:
-            if row.startswith("Pss:"):
-                return int(row.split()[1]) << 10
-    return 0

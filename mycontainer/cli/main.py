@@ -31,6 +31,7 @@ Commands:
   demo     show what a container keeps apart, seen from inside and from outside
   lab      open a shell in the lab: you are root in there, and nothing you do harms this machine
   images   list the images that are here
+  bench    measure containers and virtual machines against one another, on this machine
   doctor   try what each chapter needs of this machine, and say how to mend what fails
 
   mycontainer COMMAND --help   more about a command
@@ -103,6 +104,12 @@ def list_images(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def bench(arguments: Sequence[str]) -> int:
+    from mycontainer.cli.bench import main
+
+    return main(arguments)
+
+
 def doctor(arguments: Sequence[str]) -> int:
     from mycontainer.cli.doctor import main
 
@@ -111,7 +118,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run, **{name: _verb(name) for name in ("ps", "stop", "kill", "wait", "rm")}, "logs": logs,
-    "exec": execute, "demo": demo, "lab": lab, "images": list_images, "doctor": doctor,
+    "exec": execute, "demo": demo, "lab": lab, "images": list_images, "bench": bench, "doctor": doctor,
 }
 
 

@@ -1,0 +1,53 @@
+"""How long does a start take: until the first instruction of one's own program, and the first page served?
+
+Series "byte": the program says a token and ends; the time is from the order to the moment at which the token
+was read. Series "page": it serves a web page, asked for until it comes; all share this machine's network for
+that, or lead a port to it. "aa-byte" and "aa-page" are the plain process once more, under another name: what
+differs there differs by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mycontainer.bench import facts
+from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
+from mycontainer.bench.run import Run, Sample
+from mycontainer.bench.subject import Subject, Task, hello, page
+from mycontainer.bench.twin import Twin
+
+TASKS = {"byte": hello, "page": page}
+
+
+def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress = silent) -> Run:
+    """Start each of the subjects many times, and take the times."""
+    run = Run("startup", settings=dict(settings._asdict()), machine=facts.machine())
+    with prepared(subjects, run, progress) as ready:
+        for series in TASKS:
+            able = [subject for subject in ready if series in subject.can]
+            if not _series(able, series, settings, run, progress):
+                break
+    return run
+
+
+def _series(subjects: Sequence[Subject], series: str, settings: Settings, run: Run,
+            progress: Progress) -> bool:
+    twins = [Twin(subject) for subject in subjects if subject.name == "process"]
+
+    def once(subject: Subject, number: int) -> list[Sample]:
+        seconds = time_of_start(subject, TASKS[series](), settings.deadline)
+        name = f"aa-{series}" if isinstance(subject, Twin) else series
+        return [Sample(subject.name, name, seconds, "s", number, run.clock())]
+
+    return interleaved([*subjects, *twins], settings, once, run, progress, series)
+
+
+def time_of_start(subject: Subject, task: Task, deadline: float) -> float:
+    """Seconds from the order to the token. Raises NotReady; the instance has ended then, too."""
+    instance = subject.start(task)
+    try:
+        return instance.ready(deadline) / 1e9
+    finally:
+        instance.stop()
+
+
