@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mycontainer.bench import rootfs
 from mycontainer.bench.subject import (
     NO_NETWORK,
     WARM,
-    Command,
+    Attended,
     Instance,
     Missing,
     NotReady,
@@ -27,7 +26,6 @@ from mycontainer.bench.subject import (
     Task,
     descendants,
     end,
-    is_init,
     wait_for_line,
     wait_for_page,
 )
@@ -121,17 +119,6 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-class Attended(Command):
-    """A container that `mycontainer run` looks after, and clears up after."""
-
-    def _kill(self) -> None:
-        """End the command in the container: the rest then ends by itself, with nothing left to sweep."""
-        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-        super()._kill()
-
-
 class Api(Ours):
     """`mycontainer.api.start`, called by a small Python process that runs already (caller.py)."""
 
@@ -144,6 +131,16 @@ class Api(Ours):
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)
+        self._hire()
+
+    def beside(self, scratch: Path) -> Subject:
+        """With a Python of its own: one hears only one order at a time."""
+        other = Api()
+        other.root = self.root
+        other._hire()
+        return other
+
+    def _hire(self) -> None:
         self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],

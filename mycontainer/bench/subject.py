@@ -84,6 +84,7 @@ class Instance(ABC):
     """One start of a subject. ``began`` is when it was asked for (time.perf_counter_ns)."""
 
     began: int
+    output: int = -1  # the descriptor on which one reads what the program says, after `ready` as well; -1: none
 
     @abstractmethod
     def ready(self, deadline: float) -> int:
@@ -130,6 +131,13 @@ class Subject(ABC):
     def close(self) -> None:  # noqa: B027
         """Undo `prepare`: no daemon, mount, cgroup or file stays. Called after an interruption as well."""
 
+    def beside(self, scratch: Path) -> Subject:
+        """What a forked process starts with while others do so too: ourselves, unless that would mix them up.
+
+        A new object is the caller's, who closes it. ``scratch`` may be made and used for it.
+        """
+        return self
+
     @abstractmethod
     def start(self, task: Task) -> Instance:
         """Begin a task; the clock starts here."""
@@ -143,12 +151,13 @@ class Command(Instance):
         self.began = time.perf_counter_ns()
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=env, start_new_session=True)
+        assert self.process.stdout
+        self.output = self.process.stdout.fileno()
 
     def ready(self, deadline: float) -> int:
         if self.task.port:
             return wait_for_page(self.task, self.began, deadline, self._complain_if_dead)
-        assert self.process.stdout
-        moment = wait_for_line(self.process.stdout.fileno(), self.task.token, self.began, deadline)
+        moment = wait_for_line(self.output, self.task.token, self.began, deadline)
         if moment is None:
             raise NotReady(self._last_words() or "no word of it came")
         return moment
@@ -180,3 +189,16 @@ class Command(Instance):
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
+
+
+class Attended(Command):
+    """A container that the command looks after, and clears up after when its process 1 has ended."""
+
+    killed = False  # the command had to be killed, too: it could not clear up
+
+    def _kill(self) -> None:
+        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        self.killed = self.killed or self.process.poll() is None
+        super()._kill()

@@ -25,6 +25,8 @@ ALL: dict[str, Callable[[], Subject]] = {
     "ours-api": _lazily("ours", "Api"),
     "ours-cli": _lazily("ours", "CommandLine"),
     "ours-image": _lazily("ours", "FromImage"),
+    "crun": _lazily("engines", "Crun"),
+    "runc": _lazily("engines", "Runc"),
     "vm-micro": _lazily("machines", "Micro"),
     "vm-debian": _lazily("machines", "Debian"),
     "vm-web": _lazily("machines", "Web"),

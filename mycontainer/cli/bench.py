@@ -20,10 +20,11 @@ BENCH = Command("mycontainer bench QUESTION", "", Option("quick", ""))
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, show, save."""
-    from mycontainer.bench import report, subjects
+    from mycontainer.bench import report, subjects, world
     from mycontainer.bench.measure import QUICK, silent
-
-    question = import_module(f"mycontainer.bench.{arguments[0]}")
-    run = question.measure(subjects.named(subjects.ALL), QUICK, silent)
-    report.show(run)
-    return 0
+    def work():
+        question = import_module(f"mycontainer.bench.{arguments[0]}")
+        run = question.measure(subjects.named(subjects.ALL), QUICK, silent)
+        report.show(run)
+        return 0
+    return world.run(work)

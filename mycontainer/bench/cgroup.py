@@ -1,0 +1,110 @@
+"""The cgroup below which other engines make theirs: an absolute path, and gone with the benchmark.
+
+A relative one, or none, would lie in whatever cgroup we are in ourselves, which is somebody else's. Its
+directories are locked while we live; the next run removes those that are not. man 2 flock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+
+from mycontainer import cgroups
+from mycontainer.engine import cgroup_v1
+
+PREFIX = "bench-"
+
+
+def trees() -> list[str]:
+    """Where the trees of cgroups are mounted: one for version 2, one for each controller of version 1."""
+    if cgroup_v1.in_use():
+        with open("/proc/self/mounts") as rows:
+            return sorted(row.split()[1] for row in rows if row.split()[2] == "cgroup")
+    return [cgroups.ROOT]
+
+
+class Parent:
+    """A cgroup in all trees; ``path`` is what engines are told. Raises OSError where we may not."""
+
+    def __init__(self) -> None:
+        sweep()
+        name = PREFIX + secrets.token_hex(4)
+        self.path = f"/{cgroups.OURS}/{name}"
+        self.locks: list[int] = []
+        try:
+            for tree in trees():
+                self.locks.append(_made(tree + self.path))
+        except OSError:
+            self.remove()
+            raise
+
+    def directories(self) -> list[str]:
+        return [tree + self.path for tree in trees()]
+
+    def remove(self) -> None:
+        """Kill who is left in it, and remove it with all that is below. Twice is fine."""
+        for directory in self.directories():
+            with suppress(OSError):
+                _remove(directory)
+        for lock in self.locks:
+            os.close(lock)
+        self.locks = []
+
+
+def sweep() -> None:
+    """Remove those whose owner was killed."""
+    for tree in trees():
+        home = f"{tree}/{cgroups.OURS}"
+        for name in os.listdir(home) if os.path.isdir(home) else []:
+            if name.startswith(PREFIX):
+                with suppress(OSError):  # its owner lives, or another sweep was here first
+                    lock = _lock(f"{home}/{name}")
+                    try:
+                        _remove(f"{home}/{name}")
+                    finally:
+                        os.close(lock)
+
+
+def _made(directory: str) -> int:
+    """Make it and lock it. A cpuset starts without any CPU and memory: it gets what is above it."""
+    os.makedirs(directory)
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        for level in (os.path.dirname(directory), directory):
+            if os.path.exists(f"{level}/{file}") and not _read(f"{level}/{file}"):
+                with open(f"{level}/{file}", "w") as target:
+                    target.write(_read(f"{os.path.dirname(level)}/{file}"))
+    return _lock(directory)
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read().strip()
+
+
+def _lock(directory: str) -> int:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove(directory: str) -> None:
+    for level in list(_levels(directory)):
+        for pid in _read(f"{level}/cgroup.procs").split():
+            if pid != "0":  # a process that our PID namespace does not show
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        cgroups.remove_directory(level)
+
+
+def _levels(directory: str) -> Iterator[str]:
+    """It and all below it, the lowest first."""
+    for level, _, _ in os.walk(directory, topdown=False):
+        yield level

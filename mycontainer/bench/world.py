@@ -1,0 +1,120 @@
+"""Where a benchmark runs: in a place of its own, so that whatever happens to it, nothing of it stays.
+
+As root that is a mount, a PID, a network and an IPC namespace. Everything that the subjects mount, every
+daemon and shim that outlives its parent, every bridge and packet filter ends with the last process of it; and
+nobody's containers on this machine are touched, for /run is empty in there. An ordinary user has no such
+means but by a user namespace, in which Podman without root would be something else: there the orphans are
+collected and ended.
+
+    outside      mycontainer bench: passes signals on, waits
+    └── init     PID 1 in there: waits for whoever ends, and then ends what is left
+        └── the worker   measures
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from mycontainer import chroot, namespaces, spawn, syscalls
+from mycontainer.bench.observe import descendants, end
+from mycontainer.errors import ContainerError
+
+KINDS = ("ipc", "net", "pid", "mnt")
+PATIENCE = 3  # the third Ctrl-C is meant
+PR_SET_CHILD_SUBREAPER = 36
+UNIFIED = "/sys/fs/cgroup/unified"
+MARK = "MYCONTAINER_BENCH_WORLD"  # in the environment of all in there
+
+
+def run(work: Callable[[], int]) -> int:
+    """Call ``work`` in there and return what it returns; 128 + N if signal N ended it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kinds = KINDS if os.geteuid() == 0 else ()
+    try:
+        init = spawn.spawn(lambda: os._exit(_init(work, kinds)), kinds, [], [])
+    except ContainerError:
+        if not kinds:
+            raise
+        init = spawn.spawn(lambda: os._exit(_init(work, ())), (), [], [])  # no right to: as a user
+    asked = 0
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        init.kill(number if asked < PATIENCE else signal.SIGKILL)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return init.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def isolated() -> bool:
+    """Are we in such a place, and it has namespaces of its own?"""
+    return os.environ.get(MARK) == "namespaces"
+
+
+def _init(work: Callable[[], int], kinds: tuple[str, ...]) -> int:
+    """PID 1: start the worker, wait for all, end what is left; returns the worker's exit code."""
+    syscalls.close_range(3, 0x7FFFFFFF, 0)  # the pipes to whoever started us: they wait for their end
+    os.environ[MARK] = "namespaces" if kinds else "user"
+    if kinds:
+        _furnish()
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    worker = os.fork()
+    if worker == 0:  # the worker
+        _work(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: _send(worker, number))
+    code = _wait_for(worker)
+    if left := descendants(os.getpid()) - {os.getpid()}:
+        end(left)
+    return code
+
+
+def _furnish() -> None:
+    """Make the new namespaces usable."""
+    chroot.make_private()
+    namespaces.raise_loopback()
+    syscalls.mount("proc", "/proc", "proc", chroot.NO_SURPRISES)
+    syscalls.mount("tmpfs", "/run", "tmpfs", chroot.NO_SURPRISES, "mode=755")
+    if os.path.ismount(UNIFIED):  # crun refuses a machine that mounts both versions
+        syscalls.umount2(UNIFIED, syscalls.MNT_DETACH)
+
+
+def _work(work: Callable[[], int]) -> None:
+    """The worker: any of the three signals is a Ctrl-C to it, and so is the end of init."""
+    code = 1
+    try:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
+        code = work()
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait_for(worker: int) -> int:
+    """Collect orphans until the worker has ended; returns its exit code."""
+    while True:
+        pid, status = os.wait()
+        if pid == worker:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
