@@ -1,0 +1,182 @@
+"""The article's sentences on containers and virtual machines, held against what was measured.
+
+A verdict is one of three: it holds here, it does not, or this measurement cannot tell. A machine whose
+every instruction is emulated (TCG) is slower and larger than one that the CPU helps to run (KVM). So its
+numbers are an upper bound: they can refute "a VM takes seconds", and never prove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from typing import NamedTuple
+
+from mycontainer.bench import density as density_question
+from mycontainer.bench import memory as memory_question
+from mycontainer.bench import numbers
+from mycontainer.bench.run import Run
+from mycontainer.bench.subject import MACHINE
+from mycontainer.lab import style
+from mycontainer.lab.display import show
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+SIGNS = {HOLDS: "✓", FAILS: "✗", OPEN: "?"}
+SECONDS = 2.0     # "several seconds": at least this
+MANY = 10.0       # "significant": at least so many times as much
+HUNDREDS, TENS = 100, 10
+EMULATED = "emulated (TCG), so this is an upper bound: with KVM it is less"
+NO_MACHINE = "no virtual machine was measured: mycontainer bench prepare"
+
+
+class Claim(NamedTuple):
+    """A sentence, the verdict, by which factor, and what that rests on."""
+
+    sentence: str
+    verdict: str
+    factor: str
+    because: str
+
+
+def article(startup: Run, memory: Run | None = None, density: Run | None = None) -> None:
+    """Show the sentences with their verdicts, from these runs."""
+    found = list(claims(startup, memory, density))
+    table = [["", "the article says", "here", "factor", "because"],
+             *([SIGNS[one.verdict], one.sentence, one.verdict, one.factor, one.because] for one in found)]
+    show(style.columns(table), f'{style.CSS}<div class="mc">{_table(found)}</div>')
+
+
+def _table(found: Iterable[Claim]) -> str:
+    kinds = {HOLDS: "ok", FAILS: "bad", OPEN: ""}
+    rows = "".join(f'<tr><td>{escape(one.sentence)}</td><td class="{kinds[one.verdict]}">'
+                   f"<b>{SIGNS[one.verdict]} {one.verdict}</b></td><td>{escape(one.factor)}</td>"
+                   f"<td>{escape(one.because)}</td></tr>" for one in found)
+    head = "<tr><th>the article says</th><th>here</th><th>factor</th><th>because</th></tr>"
+    return f"<table>{head}{rows}</table>"
+
+
+def claims(startup: Run, memory: Run | None = None, density: Run | None = None) -> Iterator[Claim]:
+    """Each sentence that can be measured, in the order of the article."""
+    yield more_than_a_process(startup)
+    yield less_than_a_machine(startup)
+    yield from takes_seconds(startup)
+    if memory:
+        yield takes_memory(memory)
+    if density:
+        yield from so_many(density)
+
+
+def more_than_a_process(run: Run) -> Claim:
+    """A container is "more than a process"."""
+    sentence = "A container is more than a process …"
+    ours, base = fastest(run, "container"), run.values("process", "byte")
+    if not ours or not base:
+        return Claim(sentence, OPEN, "", "no container was measured")
+    ratio = numbers.ratio(run.values(ours, "byte"), base)
+    same = run.values("process-again", "aa-byte")
+    visible = numbers.visible(base, same) if same else 0.0
+    verdict = HOLDS if ratio.value > 1 + visible and ratio.low > 1 else OPEN
+    return Claim(sentence, verdict, times(ratio.value),
+                 f"time to the first word, {label(run, ours)} against a plain process; this machine tells "
+                 f"{100 * visible:.0f} % apart")
+
+
+def less_than_a_machine(run: Run) -> Claim:
+    """… and "less than a VM"."""
+    sentence = "… and less than a virtual machine"
+    ours, machine = fastest(run, "container"), fastest(run, MACHINE)
+    if not ours or not machine:
+        return Claim(sentence, OPEN, "", NO_MACHINE)
+    ratio = numbers.ratio(run.values(machine, "byte"), run.values(ours, "byte"))
+    what = f"time to the first word, {label(run, machine)} against {label(run, ours)}"
+    if accelerator(run, machine) == "KVM":
+        return Claim(sentence, HOLDS if ratio.low > 1 else FAILS, times(ratio.value), what)
+    return Claim(sentence, OPEN, f"at most {times(ratio.value)}", f"{what}; {EMULATED}")
+
+
+def takes_seconds(run: Run) -> Iterator[Claim]:
+    """A VM "takes several seconds to start": the smallest, and a whole Debian."""
+    for name, what in (("vm-micro", "the smallest"), ("vm-debian", "a whole Debian")):
+        values, sentence = run.values(name, "byte"), f"A VM takes several seconds to start: {what}"
+        if not values:
+            yield Claim(sentence, OPEN, "", NO_MACHINE)
+            continue
+        took = numbers.median(values)
+        because = f"its first word came after {took:.1f} s"
+        if took < SECONDS:
+            yield Claim(sentence, FAILS, f"{took:.1f} s", because + (
+                "; emulated (TCG), and with KVM it is less still" if accelerator(run, name) != "KVM" else ""))
+        elif accelerator(run, name) == "KVM":
+            yield Claim(sentence, HOLDS, f"{took:.1f} s", because)
+        else:
+            yield Claim(sentence, OPEN, f"at most {took:.1f} s", f"{because}; {EMULATED}")
+
+
+def takes_memory(run: Run) -> Claim:
+    """… and "uses a significant amount of memory"."""
+    sentence = "A VM uses a significant amount of memory"
+    costs = {name: numbers.median(cost) for name in run.subjects
+             if (cost := memory_question.total(run, name, "idle"))}
+    machines = [name for name in costs if run.subjects[name].get("kind") == MACHINE]
+    ours = next((name for name in ("ours-cli", "ours-api", "crun", "bubblewrap") if costs.get(name)), "")
+    if not machines or not ours:
+        return Claim(sentence, OPEN, "", NO_MACHINE)
+    machine = min(machines, key=lambda name: costs[name])
+    factor = costs[machine] / costs[ours]
+    because = (f"one more of {label(run, machine)}: {costs[machine] / 1e6:.0f} MB; of {label(run, ours)}: "
+               f"{costs[ours] / 1e6:.1f} MB")
+    if accelerator(run, machine) == "KVM" or factor < MANY:
+        return Claim(sentence, HOLDS if factor >= MANY else FAILS, times(factor), because)
+    return Claim(sentence, OPEN, f"at most {times(factor)}", f"{because}; {EMULATED}")
+
+
+def so_many(run: Run) -> Iterator[Claim]:
+    """ "Some ten VMs, but tens or hundreds of containers, on one host"."""
+    memory = float(run.machine.get("memory") or 0)
+    for kind, least, sentence in (("container", HUNDREDS, "Tens or hundreds of containers run on one host"),
+                                  (MACHINE, TENS, "… but only some ten VMs")):
+        fits = {name: max(int(count[-1]), density_question.would_fit(run, name, memory))
+                for name, facts in run.subjects.items()
+                if facts.get("kind") == kind and (count := run.values(name, "count"))}
+        if not fits:
+            yield Claim(sentence, OPEN, "", NO_MACHINE if kind == MACHINE else "no container was measured")
+            continue
+        best = max(fits, key=lambda name: fits[name])
+        told = f"{fits[best]:,} of {label(run, best)} fit into the {memory / 1e9:.0f} GB of its machine"
+        if kind != MACHINE:
+            yield Claim(sentence, HOLDS if fits[best] >= least else FAILS, f"{fits[best]:,}", told)
+        elif fits[best] > 3 * least:
+            yield Claim(sentence, FAILS, f"{fits[best]:,}", told)
+        elif accelerator(run, best) == "KVM":
+            yield Claim(sentence, HOLDS, f"{fits[best]:,}", told)
+        else:
+            yield Claim(sentence, OPEN, f"at least {fits[best]:,}",
+                        f"{told}; emulated (TCG): with KVM more fit")
+
+
+# ── who is who ───────────────────────────────────────────────────────────────────────────────────────
+
+def fastest(run: Run, kind: str) -> str:
+    """The subject of this kind, cold if there is one, that says its first word soonest; empty if none does.
+
+    ``unshare`` is no container by itself: it keeps the machine's root directory.
+    """
+    found = [name for name, facts in run.subjects.items()
+             if facts.get("kind") == kind and name != "unshare" and run.values(name, "byte")]
+    cold = [name for name in found if run.subjects[name].get("temperature", "cold") == "cold"]
+    return min(cold or found, key=lambda name: numbers.median(run.values(name, "byte")), default="")
+
+
+def label(run: Run, name: str) -> str:
+    """What a reader calls a subject."""
+    return str(run.subjects.get(name, {}).get("label", name))
+
+
+def accelerator(run: Run, name: str) -> str:
+    """What drives a virtual machine: "KVM" or "TCG"; empty for anything else."""
+    facts = run.subjects.get(name, {})
+    return str(facts.get("versions", {}).get("accelerator", "TCG")) if facts.get("kind") == MACHINE else ""
+
+
+def times(ratio: float) -> str:
+    """"×1.4", "×45"."""
+    return f"×{ratio:.1f}" if ratio < 10 else f"×{ratio:.0f}"
