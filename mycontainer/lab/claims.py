@@ -15,16 +15,17 @@ from mycontainer.bench import density as density_question
 from mycontainer.bench import memory as memory_question
 from mycontainer.bench import numbers
 from mycontainer.bench.run import Run
-from mycontainer.bench.subject import MACHINE
+from mycontainer.bench.subject import CONTAINER, MACHINE
 from mycontainer.lab import style
 from mycontainer.lab.display import show
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 SIGNS = {HOLDS: "✓", FAILS: "✗", OPEN: "?"}
-SECONDS = 2.0     # "several seconds": at least this
-MANY = 10.0       # "significant": at least so many times as much
-HUNDREDS, TENS = 100, 10
+SECONDS = 2.0             # "several seconds": at least this
+MANY = 10.0               # "significant": at least so many times as much as a container
+HUNDREDS, TENS = 100, 10  # "some ten": not more than three times that
 EMULATED = "emulated (TCG), so this is an upper bound: with KVM it is less"
+ALONE = "unshare"         # no container by itself: it keeps the machine's root directory
 NO_MACHINE = "no virtual machine was measured: mycontainer bench prepare"
 
 
@@ -68,7 +69,7 @@ def claims(startup: Run, memory: Run | None = None, density: Run | None = None) 
 def more_than_a_process(run: Run) -> Claim:
     """A container is "more than a process"."""
     sentence = "A container is more than a process …"
-    ours, base = fastest(run, "container"), run.values("process", "byte")
+    ours, base = fastest(run, CONTAINER), run.values("process", "byte")
     if not ours or not base:
         return Claim(sentence, OPEN, "", "no container was measured")
     ratio = numbers.ratio(run.values(ours, "byte"), base)
@@ -76,14 +77,14 @@ def more_than_a_process(run: Run) -> Claim:
     visible = numbers.visible(base, same) if same else 0.0
     verdict = HOLDS if ratio.value > 1 + visible and ratio.low > 1 else OPEN
     return Claim(sentence, verdict, times(ratio.value),
-                 f"time to the first word, {label(run, ours)} against a plain process; this machine tells "
-                 f"{100 * visible:.0f} % apart")
+                 f"time to the first word, {label(run, ours)} against a plain process; this machine cannot "
+                 f"tell less than {100 * visible:.0f} % apart")
 
 
 def less_than_a_machine(run: Run) -> Claim:
     """… and "less than a VM"."""
     sentence = "… and less than a virtual machine"
-    ours, machine = fastest(run, "container"), fastest(run, MACHINE)
+    ours, machine = fastest(run, CONTAINER), fastest(run, MACHINE)
     if not ours or not machine:
         return Claim(sentence, OPEN, "", NO_MACHINE)
     ratio = numbers.ratio(run.values(machine, "byte"), run.values(ours, "byte"))
@@ -116,11 +117,10 @@ def takes_memory(run: Run) -> Claim:
     sentence = "A VM uses a significant amount of memory"
     costs = {name: numbers.median(cost) for name in run.subjects
              if (cost := memory_question.total(run, name, "idle"))}
-    machines = [name for name in costs if run.subjects[name].get("kind") == MACHINE]
-    ours = next((name for name in ("ours-cli", "ours-api", "crun", "bubblewrap") if costs.get(name)), "")
-    if not machines or not ours:
+    machine, ours = (min((name for name in costs if run.subjects[name].get("kind") == kind and name != ALONE),
+                         key=lambda name: costs[name], default="") for kind in (MACHINE, CONTAINER))
+    if not machine or not ours or not costs[ours]:
         return Claim(sentence, OPEN, "", NO_MACHINE)
-    machine = min(machines, key=lambda name: costs[name])
     factor = costs[machine] / costs[ours]
     because = (f"one more of {label(run, machine)}: {costs[machine] / 1e6:.0f} MB; of {label(run, ours)}: "
                f"{costs[ours] / 1e6:.1f} MB")
@@ -131,37 +131,35 @@ def takes_memory(run: Run) -> Claim:
 
 def so_many(run: Run) -> Iterator[Claim]:
     """ "Some ten VMs, but tens or hundreds of containers, on one host"."""
-    memory = float(run.machine.get("memory") or 0)
-    for kind, least, sentence in (("container", HUNDREDS, "Tens or hundreds of containers run on one host"),
-                                  (MACHINE, TENS, "… but only some ten VMs")):
-        fits = {name: max(int(count[-1]), density_question.would_fit(run, name, memory))
-                for name, facts in run.subjects.items()
-                if facts.get("kind") == kind and (count := run.values(name, "count"))}
-        if not fits:
+    for kind, sentence in ((CONTAINER, "Tens or hundreds of containers run on one host"),
+                           (MACHINE, "… but only some ten VMs")):
+        ran = {name: int(count[-1]) for name, facts in run.subjects.items() if facts.get("kind") == kind
+               and name != ALONE and (count := run.values(name, "count")) and count[-1] > 1}
+        if not ran:
             yield Claim(sentence, OPEN, "", NO_MACHINE if kind == MACHINE else "no container was measured")
             continue
-        best = max(fits, key=lambda name: fits[name])
-        told = f"{fits[best]:,} of {label(run, best)} fit into the {memory / 1e9:.0f} GB of its machine"
-        if kind != MACHINE:
-            yield Claim(sentence, HOLDS if fits[best] >= least else FAILS, f"{fits[best]:,}", told)
-        elif fits[best] > 3 * least:
-            yield Claim(sentence, FAILS, f"{fits[best]:,}", told)
+        memory = float(run.machine.get("memory") or 0)
+        fit = {name: max(ran[name], density_question.would_fit(run, name, memory)) for name in ran}
+        best = max(fit, key=lambda name: fit[name])
+        told = (f"{ran[best]} of {label(run, best)} ran at once; at their price {fit[best]:,} would fit into "
+                f"the {memory / 1e9:.0f} GB of that machine")
+        if kind == CONTAINER:
+            yield Claim(sentence, HOLDS if fit[best] >= HUNDREDS else FAILS, f"{fit[best]:,}", told)
+        elif fit[best] > 3 * TENS:
+            yield Claim(sentence, FAILS, f"{fit[best]:,}", told)
         elif accelerator(run, best) == "KVM":
-            yield Claim(sentence, HOLDS, f"{fits[best]:,}", told)
+            yield Claim(sentence, HOLDS, f"{fit[best]:,}", told)
         else:
-            yield Claim(sentence, OPEN, f"at least {fits[best]:,}",
+            yield Claim(sentence, OPEN, f"at least {fit[best]:,}",
                         f"{told}; emulated (TCG): with KVM more fit")
 
 
 # ── who is who ───────────────────────────────────────────────────────────────────────────────────────
 
 def fastest(run: Run, kind: str) -> str:
-    """The subject of this kind, cold if there is one, that says its first word soonest; empty if none does.
-
-    ``unshare`` is no container by itself: it keeps the machine's root directory.
-    """
+    """The subject of this kind, cold if one is, that says its first word soonest; empty if none does."""
     found = [name for name, facts in run.subjects.items()
-             if facts.get("kind") == kind and name != "unshare" and run.values(name, "byte")]
+             if facts.get("kind") == kind and name != ALONE and run.values(name, "byte")]
     cold = [name for name in found if run.subjects[name].get("temperature", "cold") == "cold"]
     return min(cold or found, key=lambda name: numbers.median(run.values(name, "byte")), default="")
 
