@@ -10,11 +10,13 @@ from typing import Any
 
 def machine() -> dict[str, Any]:
     """Facts for a run's JSON: nothing that tells whose machine it is."""
-    return {"kernel": platform.release(), "architecture": platform.machine(), "cpus": os.cpu_count(),
-            "cpu": _row("/proc/cpuinfo", "model name"), "memory": _memory(), "python": platform.python_version(),
-            "distribution": _distribution(), "cgroups": _cgroups(), "user": "root" if os.geteuid() == 0 else "user",
-            "load": round(os.getloadavg()[0], 2), "clock": _text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")}
+    return {
+        "kernel": platform.release(), "architecture": platform.machine(), "distribution": _distribution(),
+        "cpus": len(os.sched_getaffinity(0)), "cpu": _row("/proc/cpuinfo", "model name"), "memory": _memory(),
+        "load": round(os.getloadavg()[0], 2), "cgroups": _cgroups(), "python": platform.python_version(),
+        "user": "root" if os.geteuid() == 0 else "user",
+        "clock": _text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")}
 
 
 def _text(path: str) -> str:

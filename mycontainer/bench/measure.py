@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mycontainer.bench import scratch
+from mycontainer.bench import equal, scratch
 from mycontainer.bench.run import Failure, Run, Sample
 from mycontainer.bench.subject import NotReady, Subject
 from mycontainer.errors import ContainerError
 
 PATIENCE = 3  # so many failures in a row, and a subject is not tried again
+FIRST_START = 30.0  # seconds
 FAULTS = (NotReady, ContainerError, OSError, subprocess.SubprocessError)
 
 Once = Callable[[Subject, int], Iterable[Sample]]
@@ -34,13 +35,13 @@ class Settings(NamedTuple):
     rounds: int = 40          # at most so many samples of a subject
     warmup: int = 2           # rounds before, that are dropped
     deadline: float = 60.0    # seconds that one start may take
-    budget: float = 120.0     # seconds that a series may take in all: dear subjects get fewer rounds
+    budget: float = 180.0     # seconds that all of it may take: dear subjects get fewer rounds
     quick: bool = False
     seed: int = 0             # of the order
 
 
-QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=16.0, quick=True)
-FULL = Settings(rounds=100, warmup=3, deadline=120.0, budget=900.0)
+QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=48.0, quick=True)
+FULL = Settings(rounds=100, warmup=3, deadline=120.0, budget=1800.0)
 
 
 def silent(done: float, total: float, what: str) -> None:
@@ -67,7 +68,7 @@ def prepared(subjects: Sequence[Subject], run: Run, progress: Progress = silent)
                     continue
                 ready.append(subject)
                 run.subjects[subject.name] = describe(subject)
-            yield ready
+            yield _compare(ready, run, progress)
         finally:
             with uninterrupted():
                 for subject in reversed(begun):
@@ -76,6 +77,22 @@ def prepared(subjects: Sequence[Subject], run: Run, progress: Progress = silent)
                         subject.close()
                     except FAULTS as error:
                         run.notes.append(f"{subject.name}: cannot clean up: {one_line(error)}")
+
+
+def _compare(subjects: list[Subject], run: Run, progress: Progress) -> list[Subject]:
+    """Start each of them once, and note in what they differ; those that do not start are missing."""
+    found = {}
+    for subject in equal.comparable(subjects):
+        progress(0, 0, f"looking into {subject.name}")
+        try:
+            found[subject.name] = equal.examine(subject, FIRST_START)
+        except FAULTS as error:
+            run.missing[subject.name] = {"reason": f"does not start: {one_line(error)}", "cure": ""}
+            del run.subjects[subject.name]
+    for name, words in equal.compared(found).items():
+        run.subjects[name]["differences"] += words
+        run.subjects[name]["inside"] = found[name].facts()
+    return [subject for subject in subjects if subject.name in run.subjects]
 
 
 def _lack(subject: Subject) -> dict[str, str]:
@@ -94,7 +111,7 @@ def _prepare(subject: Subject, place: Path) -> dict[str, str]:
     return {}
 
 
-def describe(subject: Subject) -> dict[str, object]:
+def describe(subject: Subject) -> dict[str, Any]:
     """What a reader must know of a subject."""
     return {"label": subject.label, "kind": subject.kind, "temperature": subject.temperature,
             "network": subject.network, "differences": list(subject.differences),
@@ -145,7 +162,7 @@ class _Turns:
             self.costs[subject] = time.monotonic() - began
         for number in range(1, self.settings.warmup):
             for subject in order:
-                if subject in self.first and self.costs[subject] * self.settings.warmup * 20 < self.settings.budget:
+                if subject in self.first and self.costs[subject] * 50 < self.settings.budget:
                     began = time.monotonic()
                     self.turn(subject, number)
                     self.costs[subject] = min(self.costs[subject], time.monotonic() - began)

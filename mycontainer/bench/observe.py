@@ -50,7 +50,8 @@ def wait_for_line(fd: int, token: str, began: int, deadline: float) -> int | Non
     return None
 
 
-def wait_for_page(task: Served, began: int, deadline: float, check: Callable[[], object] | None = None) -> int:
+def wait_for_page(task: Served, began: int, deadline: float,
+                  check: Callable[[], object] | None = None) -> int:
     """Ask for the page until it has the token in it: nanoseconds since ``began``. Raises NotReady.
 
     Asked again 0.2 ms after each refusal, on a connection of its own each time: the answer to a first SYN
@@ -93,6 +94,16 @@ def descendants(pid: int) -> set[int]:
             for thread in os.listdir(f"/proc/{one}/task"):
                 with suppress(OSError), open(f"/proc/{one}/task/{thread}/children") as children:
                     todo += [int(child) for child in children.read().split()]
+    return found
+
+
+def mentioning(word: str) -> set[int]:
+    """The processes in whose command line this word occurs: a monitor's has the container's id."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+            if word.encode() in words.read() and int(pid) != os.getpid():
+                found.add(int(pid))
     return found
 
 

@@ -52,7 +52,6 @@ class Ours(Subject):
 
     def __init__(self) -> None:
         self.limit = None if cgroup_refusal() else PIDS_LIMIT
-        self.differences = () if self.limit else ("no cgroup",)
 
     def available(self) -> Missing | None:
         if lack := rootfs.lack():
@@ -92,10 +91,7 @@ class FromImage(CommandLine):
     """`mycontainer run IMAGE`: a fresh root file system for each."""
 
     name, label = "ours-image", "mycontainer run busybox"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "more: unpacks its image, 2 MB, into memory at each start")
+    differences = ("more: unpacks its image, 2 MB, into memory at each start",)
 
     def prepare(self, scratch: Path) -> None:
         self.home = scratch
@@ -123,11 +119,8 @@ class Api(Ours):
     """`mycontainer.api.start`, called by a small Python process that runs already (caller.py)."""
 
     name, label, temperature = "ours-api", "mycontainer from Python", WARM
+    differences = ("warm: a Python that has loaded the library runs already",)
     server: subprocess.Popen[bytes] | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.differences = (*self.differences, "warm: a Python that has loaded the library runs already")
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)

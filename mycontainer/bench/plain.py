@@ -1,4 +1,4 @@
-"""The subjects without a container engine: a process as it is, and what util-linux and bubblewrap wrap it in."""
+"""Without a container engine: a process as it is, and what util-linux and bubblewrap wrap it in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def version(*argv: str) -> str:
 def tried(argv: Sequence[str], cure: str, deadline: float = 20.0) -> Missing | None:
     """Run a trial: None if it succeeds, else what it said."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=deadline, stdin=subprocess.DEVNULL)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=deadline,
+                              stdin=subprocess.DEVNULL)
     except OSError as error:
         return Missing(str(error), cure)
     except subprocess.TimeoutExpired:
@@ -84,7 +85,6 @@ class Process(Outside):
     """fork and exec, and nothing else: what all others are compared with."""
 
     name, label, kind, network = "process", "plain process", PROCESS, HOST
-    differences = ("nothing is kept apart",)
 
     def wrap(self, task: Task) -> list[str]:
         return [f"{self.root}/bin/busybox", *task.argv[1:]]
@@ -98,12 +98,6 @@ class Chroot(Wrapped):
 
     name, label, kind, network = "chroot", "chroot", PROCESS, HOST
     program, package = "unshare", "util-linux"
-    differences = ("a root directory, and no namespace",)
-
-    def __init__(self) -> None:
-        if os.geteuid() != 0:
-            self.differences = ("a root directory, and a user namespace, in which one may have it",)
-
     def _options(self) -> list[str]:
         return [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 
@@ -119,7 +113,6 @@ class Unshare(Outside):
 
     name, label, network = "unshare", "unshare", NO_NETWORK
     program, package = "unshare", "util-linux"
-    differences = ("this machine's root directory", "no /dev of its own", "no cgroup")
     OPTIONS = ("--user", "--map-root-user", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork",
                "--kill-child", "--mount-proc")
 
@@ -136,7 +129,6 @@ class Bubblewrap(Wrapped):
 
     name, label, kind, network = "bubblewrap", "bubblewrap", CONTAINER, NO_NETWORK
     program, package = "bwrap", "bubblewrap"
-    differences = ("no cgroup", "no /sys", "the files of a directory, not a copy of an image")
     OPTIONS = ("--unshare-all", "--unshare-user", "--unshare-cgroup", "--die-with-parent", "--proc", "/proc",
                "--dev", "/dev", "--hostname", "bench")
 

@@ -1,4 +1,4 @@
-"""The user space that all of them run: busybox, from the course's base image, the very same bytes for each."""
+"""The user space that all of them run: busybox, from the course's base image, the same bytes for each."""
 
 from __future__ import annotations
 

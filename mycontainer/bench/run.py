@@ -65,7 +65,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write it; whole or not at all."""
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n")
+        part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
         os.replace(part, path)
 
     @staticmethod

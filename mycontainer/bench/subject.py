@@ -21,6 +21,7 @@ from mycontainer.bench.observe import NotReady as NotReady
 from mycontainer.bench.observe import descendants as descendants
 from mycontainer.bench.observe import end as end
 from mycontainer.bench.observe import is_init as is_init
+from mycontainer.bench.observe import mentioning as mentioning
 from mycontainer.bench.observe import pss as pss
 from mycontainer.bench.observe import wait_for_line as wait_for_line
 from mycontainer.bench.observe import wait_for_page as wait_for_page
@@ -96,6 +97,10 @@ class Instance(ABC):
     @abstractmethod
     def pids(self) -> set[int]:
         """The processes that are there because of it: its program, and whoever watches over that."""
+
+    def detach(self) -> None:  # noqa: B027 (most have nothing to let go)
+        """Once it is ready: let go of whoever only waits for its output. With -d such a client ends at once,
+        so it should not count for what an instance costs."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -21,10 +21,13 @@ from contextlib import suppress
 from types import FrameType
 
 from mycontainer import chroot, namespaces, spawn, syscalls
+from mycontainer.bench import cgroup
+from mycontainer.bench.cgroup import Parent
 from mycontainer.bench.observe import descendants, end
 from mycontainer.errors import ContainerError
 
 KINDS = ("ipc", "net", "pid", "mnt")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3  # the third Ctrl-C is meant
 PR_SET_CHILD_SUBREAPER = 36
 UNIFIED = "/sys/fs/cgroup/unified"
@@ -35,13 +38,33 @@ def run(work: Callable[[], int]) -> int:
     """Call ``work`` in there and return what it returns; 128 + N if signal N ended it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kinds = KINDS if os.geteuid() == 0 else ()
+    group = _cgroup()
     try:
-        init = spawn.spawn(lambda: os._exit(_init(work, kinds)), kinds, [], [])
-    except ContainerError:
-        if not kinds:
-            raise
-        init = spawn.spawn(lambda: os._exit(_init(work, ())), (), [], [])  # no right to: as a user
+        return _attended(_started(work, group))
+    finally:
+        if group:
+            group.remove()
+
+
+def _cgroup() -> Parent | None:
+    """A cgroup of our own, or None where we may not have one."""
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            return Parent()
+    return None
+
+
+def _started(work: Callable[[], int], group: Parent | None) -> spawn.Process:
+    take = group.take if group else lambda pid: None
+    path = group.path if group else ""
+    if os.geteuid() == 0:
+        with suppress(ContainerError):  # root of a container may lack the right to: then as a user
+            return spawn.spawn(lambda: os._exit(_init(work, KINDS, path)), KINDS, [], [], take)
+    return spawn.spawn(lambda: os._exit(_init(work, (), path)), (), [], [], take)
+
+
+def _attended(init: spawn.Process) -> int:
+    """Wait for it, and pass on what we are told by signals."""
     asked = 0
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -49,7 +72,7 @@ def run(work: Callable[[], int]) -> int:
         asked += 1
         init.kill(number if asked < PATIENCE else signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
         return init.wait()
     finally:
@@ -62,17 +85,19 @@ def isolated() -> bool:
     return os.environ.get(MARK) == "namespaces"
 
 
-def _init(work: Callable[[], int], kinds: tuple[str, ...]) -> int:
+def _init(work: Callable[[], int], kinds: tuple[str, ...], group: str) -> int:
     """PID 1: start the worker, wait for all, end what is left; returns the worker's exit code."""
     syscalls.close_range(3, 0x7FFFFFFF, 0)  # the pipes to whoever started us: they wait for their end
     os.environ[MARK] = "namespaces" if kinds else "user"
+    if group:
+        os.environ[cgroup.MARK] = group
     if kinds:
         _furnish()
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
     worker = os.fork()
     if worker == 0:  # the worker
         _work(work)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, lambda number, frame: _send(worker, number))
     code = _wait_for(worker)
     if left := descendants(os.getpid()) - {os.getpid()}:
@@ -95,8 +120,7 @@ def _work(work: Callable[[], int]) -> None:
     code = 1
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, signal.default_int_handler)
         code = work()
     finally:
