@@ -30,17 +30,19 @@ COMMAND_LINE = 2048    # bytes of the kernel's command line, on both architectur
 MARK = "mark"          # a line "mark NAME SECONDS": the guest passes NAME when its clock says SECONDS
 ENDED = "ended"        # the task's process is gone
 
+MARKS = 'mark() { read -r now rest </proc/uptime; echo "mark $1 $now"; }'
+
 # Each busybox here is a process: under emulation some milliseconds. So one `mount -a`, and builtins.
-INIT = """\
+INIT = f"""\
 #!/bin/sh
 # PID 1. From the kernel's command line: task, port (needs a network), disk (where to go on), page.
 busybox mount -a
-mark() { read -r now rest </proc/uptime; echo "mark $1 $now"; }
+{MARKS}
 mark init
 [ -z "$disk$port" ] || for module in /modules/*.ko; do busybox insmod "$module"; done
 if [ -n "$port" ]; then
     busybox ip link set lo up
-    busybox ip address add ADDRESS/24 dev eth0
+    busybox ip address add {ADDRESS}/24 dev eth0
     busybox ip link set eth0 up
     busybox ip route add default via 10.0.2.2
     mark network
@@ -49,23 +51,46 @@ task=$(printf %b "$task")
 if [ -z "$disk" ]; then
     mark service
     eval "$task"
-    mark ended
+    mark {ENDED}
     exec busybox reboot -f # which ends QEMU: it was told not to boot again
 fi
 busybox mount -t ext4 "$disk" /root
 busybox mount -t tmpfs -o mode=755 tmpfs /root/run
-echo "read -r now rest </proc/uptime; echo \\"mark service \\$now\\"
-$task
-echo mark ended 0" >/root/run/task
-[ -z "$page" ] || echo "$page" >/root/var/www/html/index.html
+busybox cp -a /run/. /root/run/
+if [ -n "$page" ]; then
+    task= # the disk's own server does it
+    echo "$page" >/root/var/www/html/index.html
+    busybox ln -s /lib/systemd/system/nginx.service /root/run/systemd/system/multi-user.target.wants/
+fi
+echo '{MARKS}
+mark service' >/root/run/task
+[ -z "$task" ] || echo "$task
+mark {ENDED}" >>/root/run/task
 mark disk
 busybox umount /proc /sys
 busybox mount --move /dev /root/dev
 unset task port disk page
 exec busybox switch_root -c /dev/console /root /sbin/init
-""".replace("ADDRESS", ADDRESS)
+"""
 
 FSTAB = "proc /proc proc\nsysfs /sys sysfs\ndevtmpfs /dev devtmpfs\n"
+
+# For systemd: a service among those of a usual boot, for it waits for nothing that others do not wait for.
+UNIT = """\
+[Unit]
+Description=The task of the benchmark
+[Service]
+ExecStart=/bin/sh /run/task
+StandardOutput=tty
+StandardError=inherit
+TTYPath=/dev/console
+"""
+UNITS: Tree = {
+    "run/systemd/system/task.service": file(UNIT),
+    "run/systemd/system/multi-user.target.wants/task.service": symlink("../task.service"),
+    # A log-in on the serial port would write into our lines.
+    "run/systemd/system/serial-getty@.service": symlink("/dev/null"),
+}
 
 
 def tree(kernel: Kernel) -> Tree:
@@ -82,6 +107,7 @@ def tree(kernel: Kernel) -> Tree:
         "bin/sh": symlink("busybox"),
         "etc/fstab": file(FSTAB),
         "init": file(INIT, 0o755),
+        **UNITS,
         **{f"modules/{Path(module).name}": file(Path(module).read_bytes()) for module in kernel.modules},
     }
 
@@ -131,7 +157,8 @@ def command_line(task: Task, console: str, disk: str = "", page: bool = False) -
     ``loglevel=1`` leaves a panic's first line, which names the cause; ``panic=-1`` then boots again at once,
     which ends QEMU. Raises ValueError for a task that does not fit.
     """
-    words = [f"console={console}", "loglevel=1", "panic=-1", "net.ifnames=0", f'task="{_quoted(task)}"']
+    words = [f"console={console}", "quiet", "loglevel=1", "systemd.show_status=false", "panic=-1",
+             "net.ifnames=0", f'task="{_quoted(task)}"']
     if task.port:
         words.append(f"port={task.port}")
     if disk:

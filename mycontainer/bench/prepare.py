@@ -32,9 +32,8 @@ def prepare(report: Callable[[str], None], kinds: Sequence[str] = KINDS) -> None
         with workplace(report) as part:
             found = kernel.fetch(report, part)
             report(f"initramfs: {guest.initramfs(found).stat().st_size >> 10} kB")
-            for kind in kinds:
-                if kind in debian.IMAGES:
-                    debian.build(kind, report, part)
+            if {"debian", "web"} & set(kinds):  # the same disk
+                debian.build(report, part)
     except OSError as error:
         raise explain("cannot prepare virtual machines", error, "MYCONTAINER_HOME names another place for "
                       "what we keep.") from error

@@ -67,9 +67,9 @@ def version() -> str:
 
 
 def argv(kernel: Kernel, task: Task, accelerator: Accelerator, megabytes: int, disk: str = "",
-         guest_port: int = 0) -> list[str]:
+         guest_port: int = 0, translated: int = 32) -> list[str]:
     """The command that boots a guest with a task. ``disk``: of a Debian, whose changes are thrown away;
-    ``guest_port``: of a server of the disk's own.
+    ``guest_port``: of a server of the disk's own; ``translated``: megabytes for translated code.
 
     setpriv makes the kernel kill QEMU when the thread that started it ends, so also by kill -9 (man 2 prctl,
     PR_SET_PDEATHSIG). A port is forwarded from 127.0.0.1 alone; ``restrict`` lets the guest reach nothing.
@@ -78,7 +78,7 @@ def argv(kernel: Kernel, task: Task, accelerator: Accelerator, megabytes: int, d
     line = guest.command_line(task, computer.console, "/dev/vda" if disk else "", bool(guest_port))
     words = ["setpriv", "--pdeathsig", "KILL", computer.program,
              "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-             "-M", accelerator.machine, "-m", f"{megabytes}M", *_processor(accelerator),
+             "-M", accelerator.machine, "-m", f"{megabytes}M", *_processor(accelerator, translated),
              "-kernel", kernel.image, "-initrd", str(guest.initramfs_path(kernel)), "-append", line]
     bus = "device" if accelerator.machine == MICROVM else "pci"
     if disk:
@@ -91,8 +91,8 @@ def argv(kernel: Kernel, task: Task, accelerator: Accelerator, megabytes: int, d
     return words
 
 
-def _processor(accelerator: Accelerator) -> list[str]:
+def _processor(accelerator: Accelerator, translated: int) -> list[str]:
     if accelerator.name == KVM:
         return ["-accel", "kvm", "-cpu", "host"]
-    # 32 MB for translated code: left to itself it takes a quarter of a gigabyte, whatever the guest's size.
-    return ["-accel", "tcg,tb-size=32", *(["-cpu", "max"] if here() is ARM else [])]
+    # Left to itself it takes a quarter of a gigabyte for translated code, whatever the guest's size.
+    return ["-accel", f"tcg,tb-size={translated}", *(["-cpu", "max"] if here() is ARM else [])]

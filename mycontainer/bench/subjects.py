@@ -34,6 +34,8 @@ ALL: dict[str, Callable[[], Subject]] = {
     "vm-micro": _lazily("machines", "Micro"),
     "vm-debian": _lazily("machines", "Debian"),
     "vm-web": _lazily("machines", "Web"),
+    "firecracker": _lazily("machines", "Firecracker"),
+    "cloud-hypervisor": _lazily("machines", "CloudHypervisor"),
 }
 
 

@@ -47,6 +47,7 @@ And:
     Option("subjects", "only these: process,crun,docker (see: list)", "NAME,NAME..."),
     Option("quick", "less than a minute; few samples of what is slow"),
     Option("full", "half an hour; many samples of everything"),
+    Option("only", "with prepare: only these (micro,debian,web)", "KIND,KIND..."),
     Option("rounds", "at most so many samples of each", "NUMBER"),
     Option("output", "where the samples go; a plot goes beside it (default:\n"
            "bench/QUESTION-DATE.json in the data directory)", "FILE.json"),
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ContainerError(f"no such question: {name}", hint=_suggestion(name, [*QUESTIONS, *verbs]))
     verb, number = verbs[name]
     _expect(rest, number, name)
+    if verb is prepared:
+        return prepared(",".join(given.get("only", [])))
     _need("rich")
     return verb(*rest)
 
@@ -245,11 +248,10 @@ def _list() -> int:
     return 0
 
 
-def prepared() -> int:
-    """Make the virtual machines."""
-    if find_spec("mycontainer.bench.prepare") is None:
-        raise ContainerError("no prepare yet", hint="To see what there is: mycontainer bench --help")
-    from mycontainer.bench import prepare  # type: ignore[attr-defined]
+def prepared(only: str) -> int:
+    """Make what virtual machines need: all of it, or ``only`` some kinds, with commas between."""
+    from mycontainer.bench import prepare
 
-    prepare.prepare(lambda text: print(text, file=sys.stderr, flush=True))
+    kinds = only.split(",") if only else prepare.KINDS
+    prepare.prepare(lambda text: print(text, file=sys.stderr, flush=True), kinds)
     return 0
