@@ -28,6 +28,7 @@ from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.subject import MACHINE, NotReady, Subject, page, sleeper
 from mycontainer.bench.twin import Twin
 
+FORMULA = "One more is (the reading with N running - the reading with 1) / (N - 1), N being up to 10."
 PARTS = {"pss": "its processes", "kernel": "the kernel's part", "files": "files in memory"}
 AVAILABLE = "available"  # MemAvailable: all of it, by the machine's own account
 TASKS = {"idle": sleeper, "serving": page}

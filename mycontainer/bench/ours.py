@@ -77,13 +77,14 @@ class CommandLine(Ours):
     """`mycontainer run --rootfs DIR`."""
 
     name, label = "ours-cli", "mycontainer run"
+    launcher: tuple[str, ...] = ()  # what is started as mycontainer; empty: as it is installed
 
     def options(self, task: Task) -> list[str]:
         network = ["--network", "host"] if task.port else []
         return [*([f"--pids-limit={self.limit}"] if self.limit else []), *network]
 
     def start(self, task: Task) -> Instance:
-        return Attended([*program(), "run", *self.options(task), f"--rootfs={self.root}", *task.argv], task,
+        return Attended([*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}", *task.argv], task,
                         environment())
 
 
@@ -100,7 +101,7 @@ class FromImage(CommandLine):
         rootfs.image(images)
 
     def start(self, task: Task) -> Instance:
-        return Attended([*program(), "run", *self.options(task), "busybox", *task.argv], task,
+        return Attended([*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv], task,
                         {**environment(), "MYCONTAINER_HOME": str(self.home)})
 
 

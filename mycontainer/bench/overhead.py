@@ -29,51 +29,56 @@ from mycontainer.bench import facts
 from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
 from mycontainer.bench.observe import wait_for_page
 from mycontainer.bench.run import Failure, Run, Sample
-from mycontainer.bench.subject import Instance, NotReady, Subject, Task, hello, page
+from mycontainer.bench.subject import Instance, NotReady, Subject, Task, free_port, hello, page
 from mycontainer.bench.twin import Twin
 
 INSIDE, OUTSIDE = "inside", "outside"  # whose clock
-LOOP = "i=0; while [ $i -lt $n ]; do %s; i=$((i+1)); done"
+LOOP = "i=0;while [ $i -lt $n ];do %s;i=$((i+1));done"
 
 
 class Work(NamedTuple):
-    """A piece of counted work: shell commands that do it ``$n`` times in the directory ``$d``."""
+    """A piece of counted work: shell commands that do it ``$n`` times in the directory ``$d``; $b is busybox.
+
+    Short, and without quotes: for a virtual machine it must fit on a kernel's command line.
+    """
 
     words: str
     script: str = ""
-    check: str = "echo $n"  # afterwards: says how much was done
-    before: str = ":"       # not timed
+    check: str = "echo $n"  # afterwards: says how much was done, in units or in bytes
+    size: int = 1           # of a unit, in what ``check`` counts
+    before: str = ""        # not timed
     trial: int = 1          # how much is done first, to see how fast it is
     most: int = 1
 
 
+LISTEN = ("$b nc -l -p $p -e $b wc -c& j=0;"  # it answers with the number of bytes that it got
+          "until $b cat /proc/net/tcp*|$b grep -q :{port:04X}.0*:0000.0A||[ $((j+=1)) -gt 50 ];"
+          "do $b usleep 20000;done;")
 WORKS = {
     "cpu": Work("computing", LOOP % ":", "echo $i", trial=2000, most=10_000_000),
-    "syscall": Work("system calls", "busybox dd if=/dev/zero of=/dev/null bs=1 count=$n 2>$d/said",
-                    "busybox sed -n 's/+0 records out//p' $d/said", trial=5000, most=10_000_000),
-    "create": Work("making files", LOOP % "echo >$d/f$i", "busybox ls $d | busybox grep -c ^f", trial=100, most=4000),
-    "write": Work("writing a file", "busybox dd if=/dev/zero of=$d/big bs=4096 count=$n 2>/dev/null",
-                  "echo $(($(busybox stat -c %s $d/big) / 4096))", trial=100, most=2500),
-    "loopback": Work("talking over loopback", "busybox dd if=/dev/zero bs=65536 count=$n 2>/dev/null | "
-                     "busybox nc 127.0.0.1 $p; wait $!", "echo $(($(busybox cat $d/got) / 65536))",
-                     "busybox nc -l -p $p </dev/null | busybox wc -c >$d/got & busybox sleep 0.1", 100, 100_000),
-    "copyup": Work("a first change to a file", "busybox chmod 755 $(busybox which busybox)"),
+    "syscall": Work("system calls", "$b dd if=/dev/zero of=/dev/null bs=1 count=$n 2>$d/said",
+                    "$b head -1 $d/said|$b cut -d+ -f1", trial=5000, most=10_000_000),
+    "create": Work("making files", LOOP % "echo>$d/f$i", "$b ls $d|$b wc -l", trial=100, most=4000),
+    "write": Work("writing a file", "$b dd if=/dev/zero of=$d/big bs=4096 count=$n 2>/dev/null",
+                  "$b stat -c %s $d/big", 4096, trial=100, most=2500),
+    "loopback": Work("sending over loopback", "$b dd if=/dev/zero bs=65536 count=$n 2>/dev/null|"
+                     "$b nc 127.0.0.1 $p>$d/got||kill $!", "$b cat $d/got", 65536, LISTEN, 100, 100_000),
+    "copyup": Work("a file's first change (copy-up)", "$b chmod 755 $f&&c=1", "echo $c",
+                   before="c=0;f=$($b which $b);"),
 }
-PAGE = Work("asked from outside", trial=20, most=1000)
-NAMES = (*WORKS, "page")
-BUSY, QUICK_BUSY = 0.4, 0.1  # seconds that each piece of work should take
-AGREE = 0.05                 # seconds: by so much, and a tenth, may the two clocks differ
+PAGE = Work("asked for a page from outside", trial=20, most=1000)
+EVERYTHING = {**WORKS, "page": PAGE}
+BUSY, QUICK_BUSY = 0.4, 0.06  # seconds that each piece of work should take
+AGREE = 0.05                  # seconds: by so much, and a tenth, may the two clocks differ
 
 
 def program(amounts: Mapping[str, int], port: int, token: str) -> Task:
     """The shell program. It says the token, and for each work "b NAME TIME", "e NAME TIME", "c NAME COUNT"."""
-    parts = [f"p={port}; d=${{TMPDIR:-/tmp}}/w$$; t() {{ echo \"$1 $(echo | busybox ts %.s)\"; }}",
-             f"echo {token}", "busybox sleep 0.1"]
+    parts = [f"b=busybox;p={port};d=${{TMPDIR:-/tmp}}/w$$;t(){{ echo $* $(echo|$b ts %.s);}};echo {token};$b sleep .1;"]
     for name, work in WORKS.items():
-        parts += [f"n={amounts[name]}", "busybox mkdir -p $d", work.before, f"t 'b {name}'", work.script,
-                  f"t 'e {name}'", f'echo "c {name} $({work.check})"', "busybox rm -rf $d"]
-    script = "\n".join([*parts, "echo end", "exec busybox sleep 1000"])
-    return Task(("busybox", "sh", "-c", script), token)
+        parts.append(f"n={amounts[name]};$b mkdir -p $d;{work.before.replace('{port:04X}', f'{port:04X}')}"
+                     f"t b {name};{work.script};t e {name};echo c {name} $({work.check});$b rm -rf $d;")
+    return Task(("busybox", "sh", "-c", "".join([*parts, "echo end;exec $b sleep 1000"])), token)
 
 
 class Bench:
@@ -86,7 +91,7 @@ class Bench:
     def once(self, subject: Subject, number: int) -> list[Sample]:
         """All the work, once, in one instance; and the requests to another."""
         if subject.name not in self.amounts:
-            trial = {name: work.trial for name, work in (WORKS | {"page": PAGE}).items()}
+            trial = {name: work.trial for name, work in EVERYTHING.items()}
             self.amounts[subject.name] = self.scaled(trial, self.do(subject, trial))
         amounts, found = self.amounts[subject.name], []
         for name, times in self.do(subject, amounts).items():
@@ -102,7 +107,7 @@ class Bench:
         """So much of each that it takes a fraction of a second here."""
         busy = QUICK_BUSY if self.settings.quick else BUSY
         amounts = {}
-        for name, work in (WORKS | {"page": PAGE}).items():
+        for name, work in EVERYTHING.items():
             times = took.get(name, "")
             seconds = busy if isinstance(times, str) else max(min(times.values()), 1e-3)
             amounts[name] = max(1, min(work.most, int(trial[name] * busy / seconds)))
@@ -112,8 +117,7 @@ class Bench:
         """For each work the seconds by each clock, or what went wrong."""
         deadline = self.settings.deadline
         done: dict[str, dict[str, float] | str] = {}
-        task = hello()
-        instance = subject.start(program(amounts, port(), task.token))
+        instance = subject.start(program(amounts, free_port(), hello().token))
         try:
             instance.ready(deadline)
             done |= judged(said(instance, deadline), amounts)
@@ -131,11 +135,6 @@ class Bench:
             finally:
                 instance.stop()
         return done
-
-
-def port() -> int:
-    """A free one, for the talk over loopback: some share this machine's."""
-    return page().port
 
 
 def said(instance: Instance, patience: float) -> Iterator[tuple[float, str]]:
@@ -157,17 +156,12 @@ def said(instance: Instance, patience: float) -> Iterator[tuple[float, str]]:
 
 def judged(lines: Iterator[tuple[float, str]], amounts: Mapping[str, int]) -> dict[str, dict[str, float] | str]:
     """From what it said to seconds; work that was not done, or two clocks that differ, are told in words."""
-    marks: dict[tuple[str, str], tuple[float, str]] = {}
-    for now, line in lines:
-        letter, _, rest = line.partition(" ")
-        name, _, value = rest.partition(" ")
-        if letter in ("b", "e", "c") and name in WORKS:
-            marks[letter, name] = now, value
+    marks = {tuple(words[:2]): (now, words[2]) for now, line in lines if len(words := line.split(None, 2)) == 3}
     found: dict[str, dict[str, float] | str] = {}
-    for name in WORKS:
-        counted = marks.get(("c", name), (0.0, "nothing"))[1]
-        if counted != str(amounts[name]):
-            found[name] = f"{counted or 'nothing'} of {amounts[name]} was done"
+    for name, work in WORKS.items():
+        wanted, counted = amounts[name] * work.size, marks.get(("c", name), (0.0, "nothing"))[1]
+        if counted != str(wanted):
+            found[name] = f"it did {counted} of {wanted}"
             continue
         (begin, began), (end, ended) = marks["b", name], marks["e", name]
         inside, outside = float(ended) - float(began), end - begin

@@ -31,7 +31,7 @@ class Machine(Instance):
             subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True).result()
         assert self.process.stdout
-        self.serial = self.process.stdout.fileno()
+        self.serial = self.output = self.process.stdout.fileno()
         os.set_blocking(self.serial, False)
         self.lines: list[tuple[int, str]] = []  # of the serial port: when it was whole, and what
         self._rest = b""
