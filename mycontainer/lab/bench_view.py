@@ -22,7 +22,7 @@ from mycontainer.lab.style import FAINT, INK, LINE, Figure, figure, swatch, text
 from mycontainer.lab.widgets import Live, html, row
 
 LOG, LINEAR = "each step ten times as much (log)", "from zero (linear)"
-WIDE, LEFT, RIGHT = 620, 300, 120  # of the axis, of the names before it, of the number after it
+WIDE, LEFT, RIGHT = 560, 370, 110  # of the axis, of the names before it, of the number after it
 HIGH = 44                          # of a row
 TITLES = {  # what was measured: (question, series) in words
     ("startup", "byte"): "start: until the first word of a program",
@@ -113,7 +113,7 @@ def drawing(found: Sequence[Row], metric: tuple[str, str], log: bool) -> Figure:
 
 def _row(one: Row, y: float, x: Callable[[float], float]) -> Iterator[str]:
     middle = numbers.median(one.values)
-    yield text(0, y + 6, style.cut(one.words, 34), size=16)
+    yield text(0, y + 6, style.cut(one.words, 44), size=16)
     for number, value in enumerate(one.values):
         yield mark(one, x(value), y + (number % 5 - 2) * 4)
     yield f'<path d="M{x(middle):g},{y - 17:g} V{y + 17:g}" stroke="{INK}" stroke-width="4"/>'

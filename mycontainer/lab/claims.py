@@ -47,12 +47,17 @@ def article(startup: Run, memory: Run | None = None, density: Run | None = None)
 
 
 def _table(found: Iterable[Claim]) -> str:
-    kinds = {HOLDS: "ok", FAILS: "bad", OPEN: ""}
-    rows = "".join(f'<tr><td>{escape(one.sentence)}</td><td class="{kinds[one.verdict]}">'
-                   f"<b>{SIGNS[one.verdict]} {one.verdict}</b></td><td>{escape(one.factor)}</td>"
-                   f"<td>{escape(one.because)}</td></tr>" for one in found)
-    head = "<tr><th>the article says</th><th>here</th><th>factor</th><th>because</th></tr>"
-    return f"<table>{head}{rows}</table>"
+    heads = ("the article says", "here", "factor", "because")
+    rows = "".join(f"<tr>{''.join(map(_cell, cells))}</tr>" for cells in (
+        (escape(one.sentence), f"<b>{SIGNS[one.verdict]}&nbsp;{one.verdict.replace(' ', '&nbsp;')}</b>",
+         f'<span style="white-space:nowrap">{escape(one.factor)}</span>', escape(one.because))
+        for one in found))
+    return f"<table><tr>{''.join(map(_cell, map('<b>{}</b>'.format, heads)))}</tr>{rows}</table>"
+
+
+def _cell(inner: str) -> str:
+    """A notebook would set a table's cells flush right."""
+    return f'<td style="text-align:left;vertical-align:top">{inner}</td>'
 
 
 def claims(startup: Run, memory: Run | None = None, density: Run | None = None) -> Iterator[Claim]:
@@ -172,7 +177,9 @@ def label(run: Run, name: str) -> str:
 def accelerator(run: Run, name: str) -> str:
     """What drives a virtual machine: "KVM" or "TCG"; empty for anything else."""
     facts = run.subjects.get(name, {})
-    return str(facts.get("versions", {}).get("accelerator", "TCG")) if facts.get("kind") == MACHINE else ""
+    if facts.get("kind") != MACHINE:
+        return ""
+    return "KVM" if str(facts.get("versions", {}).get("accelerator", "")).startswith("KVM") else "TCG"
 
 
 def times(ratio: float) -> str:
