@@ -95,7 +95,8 @@ class Typical(NamedTuple):
 
 def typical(run: Run, name: str) -> list[Typical]:
     """The steps of one subject in their order."""
-    totals = sorted((one.value, one.round) for one in run.samples if (one.subject, one.series) == (name, "total"))
+    totals = sorted((one.value, one.round) for one in run.samples
+                    if (one.subject, one.series) == (name, "total"))
     mine = [one for one in run.samples if (one.subject, one.series) == (name, "step")]
     if not totals:
         return []

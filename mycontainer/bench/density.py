@@ -129,7 +129,7 @@ def taken(run: Run, name: str) -> list[tuple[int, float]]:
 
 
 def would_fit(run: Run, name: str, memory: float) -> int:
-    """How many would fit into ``memory`` bytes, going by the slope of what was measured; 0: cannot be told."""
+    """How many would fit into ``memory`` bytes, by the slope of what was measured; 0: cannot be told."""
     rows = taken(run, name)
     if len(rows) < 2:
         return 0

@@ -97,5 +97,6 @@ def _tar(size: int, lot: random.Random) -> tuple[bytes, int]:
             add(f"usr/lib/lib{number}.so.1", data=mixed[:2 << 20])
             add(f"usr/lib/lib{number}.so", tarfile.SYMTYPE, link=f"lib{number}.so.1")
         for number in range(0, count, 50):
-            add(f"usr/share/same{number}", tarfile.LNKTYPE, link=f"usr/share/package{number // 40}/file{number}")
+            add(f"usr/share/same{number}", tarfile.LNKTYPE,
+                link=f"usr/share/package{number // 40}/file{number}")
     return out.getvalue(), len(names)

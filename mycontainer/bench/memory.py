@@ -44,15 +44,18 @@ def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress 
     """Idle (a sleeping program) and serving (a web server that was asked), in turns."""
     run = Run("memory", settings=dict(settings._asdict()), machine=facts.machine())
     # One round is many starts, and memory hardly varies: few rounds say as much as many.
-    settings = settings._replace(rounds=min(settings.rounds, QUICK_ROUNDS if settings.quick else ROUNDS), warmup=1)
+    settings = settings._replace(rounds=min(settings.rounds, QUICK_ROUNDS if settings.quick else ROUNDS),
+                                 warmup=1)
     with prepared(subjects, run, progress) as ready:
         for series in TASKS:
-            if not _series([one for one in ready if NEEDS[series] in one.can], series, settings, run, progress):
+            able = [one for one in ready if NEEDS[series] in one.can]
+            if not _series(able, series, settings, run, progress):
                 break
     return run
 
 
-def _series(subjects: Sequence[Subject], series: str, settings: Settings, run: Run, progress: Progress) -> bool:
+def _series(subjects: Sequence[Subject], series: str, settings: Settings, run: Run,
+            progress: Progress) -> bool:
     def once(subject: Subject, number: int) -> list[Sample]:
         return one_round(subject, number, series, settings, run)
 
@@ -105,7 +108,7 @@ def mapped_shared(pid: int) -> int:
 
 
 def in_memory_files(pids: Iterable[int]) -> int:
-    """Bytes in the memory file systems that these processes have mounted and we have not, each counted once."""
+    """Bytes in the memory file systems that these processes have mounted and we have not, each once."""
     used: dict[str, int] = {}
     seen: set[int] = set()
     ours = {mount.split()[2] for mount in _mounts("self")}
@@ -137,7 +140,8 @@ def one_more(run: Run, name: str, series: str, part: str) -> list[float]:
     how = source(run, name, series) if part == "kernel" else None
     rounds: dict[int, dict[int, float]] = {}
     for one in run.samples:
-        if (one.subject, one.series, one.labels["part"]) == (name, series, part) and how in (None, one.labels["how"]):
+        mine = (one.subject, one.series, one.labels["part"]) == (name, series, part)
+        if mine and how in (None, one.labels["how"]):
             rounds.setdefault(one.round, {})[one.labels["running"]] = one.value
     sign = -1 if part == AVAILABLE else 1
     costs = []

@@ -73,8 +73,10 @@ AGREE = 0.05                  # seconds: by so much, and a tenth, may the two cl
 
 
 def program(amounts: Mapping[str, int], port: int, token: str) -> Task:
-    """The shell program. It says the token, and for each work "b NAME TIME", "e NAME TIME", "c NAME COUNT"."""
-    parts = [f"b=busybox;p={port};d=${{TMPDIR:-/tmp}}/w$$;t(){{ echo $* $(echo|$b ts %.s);}};echo {token};$b sleep .1;"]
+    """The shell program. It says the token, and for each work "b NAME TIME", "e NAME TIME", "c NAME COUNT".
+    """
+    parts = [f"b=busybox;p={port};d=${{TMPDIR:-/tmp}}/w$$;", "t(){ echo $* $(echo|$b ts %.s);};",
+             f"echo {token};$b sleep .1;"]
     for name, work in WORKS.items():
         parts.append(f"n={amounts[name]};$b mkdir -p $d;{work.before.replace('{port:04X}', f'{port:04X}')}"
                      f"t b {name};{work.script};t e {name};echo c {name} $({work.check});$b rm -rf $d;")
@@ -154,9 +156,11 @@ def said(instance: Instance, patience: float) -> Iterator[tuple[float, str]]:
     raise NotReady("it did not come to the end of its work")
 
 
-def judged(lines: Iterator[tuple[float, str]], amounts: Mapping[str, int]) -> dict[str, dict[str, float] | str]:
+def judged(lines: Iterator[tuple[float, str]],
+           amounts: Mapping[str, int]) -> dict[str, dict[str, float] | str]:
     """From what it said to seconds; work that was not done, or two clocks that differ, are told in words."""
-    marks = {tuple(words[:2]): (now, words[2]) for now, line in lines if len(words := line.split(None, 2)) == 3}
+    marks = {tuple(words[:2]): (now, words[2]) for now, line in lines
+             if len(words := line.split(None, 2)) == 3}
     found: dict[str, dict[str, float] | str] = {}
     for name, work in WORKS.items():
         wanted, counted = amounts[name] * work.size, marks.get(("c", name), (0.0, "nothing"))[1]

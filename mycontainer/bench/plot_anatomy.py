@@ -9,11 +9,15 @@ from mycontainer.bench import anatomy as measured
 from mycontainer.bench import numbers, steps
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.anatomy import Typical
-from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SIZE, SMALL, Drawing, Panel, Sheet
+from mycontainer.bench.plot_rows import side_by_side
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SIZE, SMALL, Drawing
 from mycontainer.bench.plot_words import footer, introduction, nothing
 from mycontainer.bench.run import Run
 
 ROW = 0.38
+CLOCK = ("From the order to the first word, by one clock. The clock inside ours costs a little: startup has "
+         "it without. No A/A run: these are parts, and nothing is compared closely.")
 CHAPTERS = {0: ("#c9ced4", "not of a container's making"), 1: ("#2f7fbf", "chapter 1: root"),
             2: ("#e08a00", "chapter 2: namespaces"), 3: ("#7a2a86", "chapter 3: limits"),
             4: ("#3d8f6b", "chapter 4: layers"), 6: ("#3b3f45", "the program itself")}
@@ -28,15 +32,16 @@ def anatomy(run: Run, *others: Run) -> Drawing:
         return nothing(run, title)
     names.sort(key=lambda name: numbers.median(run.values(name, "total")))
     detailed = [name for name in names if len(measured.typical(run, name)) > 1]
-    lines = introduction((run,), "From the order to the first word, by one clock. The clock inside ours costs a little: "
-                         "startup has it without. No A/A run: these are parts, and nothing is compared closely.")
-    below = ["The bars are the start that took the median time; a mark is where the step ended in another.", *(["Other runs are not drawn here."] if others else []),
+    lines = introduction((run,), CLOCK)
+    below = ["The bars are the start that took the median time; a mark is where the step ended in another.",
+             *(["Other runs are not drawn here."] if others else []),
              *footer((run,))]
     tables = {name: table(measured.typical(run, name)) for name in detailed}
     sheet = Sheet(title, lines, [Panel(0.55 * len(names), scale=0.1), *(
         Panel(ROW * len(tables[name]), scale=0.1) for name in detailed)], below, left=3.7, right=1.6)
     overview(sheet.axes[0], run, names)
-    told = [f"{style.label(run, name)}: {style.seconds(numbers.median(run.values(name, 'total')))}." for name in names]
+    told = [f"{style.label(run, name)}: {style.seconds(numbers.median(run.values(name, 'total')))}."
+            for name in names]
     for axis, name in zip(sheet.axes[1:], detailed, strict=True):
         waterfall(axis, run, name, tables[name])
         told.append(f"{style.label(run, name)}, step by step: " + ", ".join(
@@ -77,12 +82,14 @@ def overview(axis: Any, run: Run, names: Sequence[str]) -> None:
             ink, hatch = piece(one)
             begin = max(one.begin, low)
             if one.begin + one.seconds > begin:
-                axis.barh(number, one.begin + one.seconds - begin, left=begin, height=0.56, color=ink, hatch=hatch,
-                          edgecolor=INK, linewidth=0.6, zorder=2)
-        axis.scatter(values, [number + 0.24 * (2 * (at + 0.5) / len(values) - 1) for at in range(len(values))],
+                axis.barh(number, one.begin + one.seconds - begin, left=begin, height=0.56, color=ink,
+                          hatch=hatch, edgecolor=INK, linewidth=0.6, zorder=2)
+        axis.scatter(values, side_by_side(number, 0.24, len(values)),
                      marker=look.mark, s=26, facecolor=look.ink if look.full else "white",
-                     edgecolor="white" if look.full else look.ink, linewidth=0.8, zorder=4, gid=f"samples {name}")
-        axis.annotate(style.seconds(numbers.median(values)), (1.01, number), xycoords=("axes fraction", "data"),
+                     edgecolor="white" if look.full else look.ink,
+                     linewidth=0.8, zorder=4, gid=f"samples {name}")
+        axis.annotate(style.seconds(numbers.median(values)), (1.01, number),
+                      xycoords=("axes fraction", "data"),
                       va="center", fontweight="bold", fontsize=SIZE, annotation_clip=False)
 
 
@@ -107,11 +114,13 @@ def waterfall(axis: Any, run: Run, name: str, rows: Sequence[Sequence[Typical]])
             axis.axhspan(number - 0.5, number + 0.5, color=PALE, linewidth=0, zorder=0)
         for one in row:
             ink, hatch = piece(one)
-            axis.barh(number, max(one.seconds, end / 900), left=one.begin, height=0.62, color=ink, hatch=hatch,
-                      edgecolor=INK, linewidth=0.6, zorder=2)
+            axis.barh(number, max(one.seconds, end / 900), left=one.begin, height=0.62, color=ink,
+                      hatch=hatch, edgecolor=INK, linewidth=0.6, zorder=2)
         samples = row[0].samples  # the same for all pieces of one name
         axis.scatter([begin + value for begin, value in samples],
-                     [number + 0.25 * (2 * (at + 0.5) / len(samples) - 1) for at in range(len(samples))], marker="|",
-                     s=22, color=FAINT, linewidth=0.9, zorder=3, clip_on=True, gid=f"samples {name} {row[0].name}")
+                     side_by_side(number, 0.25, len(samples)),
+                     marker="|", s=22, color=FAINT, linewidth=0.9, zorder=3,
+                     gid=f"samples {name} {row[0].name}")
         axis.annotate(style.seconds(sum(one.seconds for one in row)), (1.01, number),
-                      xycoords=("axes fraction", "data"), va="center", fontsize=SMALL + 0.5, annotation_clip=False)
+                      xycoords=("axes fraction", "data"), va="center", fontsize=SMALL + 0.5,
+                      annotation_clip=False)

@@ -7,12 +7,16 @@ from typing import Any
 from mycontainer.bench import numbers, overhead, plot_rows, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_rows import Row
-from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SMALL, Drawing, Panel, Sheet
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SMALL, Drawing
 from mycontainer.bench.plot_words import footer, introduction, nothing, words
 from mycontainer.bench.run import Run
 from mycontainer.bench.subject import COLD
 from mycontainer.bench.twin import AGAIN
 from mycontainer.bench.verdicts import AA
+
+EVERY = ("Every sample is drawn, divided by the median of the plain process; a number in grey is no "
+         "difference that can be told from none.")
 
 # ---- layers ------------------------------------------------------------------------------------------------
 
@@ -25,18 +29,22 @@ def layers(run: Run, *others: Run) -> Drawing:
         return nothing(run, title)
     about = run.settings.get("layer", {})
     lines = introduction(runs, verdicts.visible_line(run),
-                         f"{about.get('entries', '?')} files and directories, {style.size(about.get('tar', 0))} of tar, "
-                         f"{style.size(about.get('blob', 0))} with gzip, onto {about.get('file_system', '?')}.")
+                         f"{about.get('entries', '?')} files and directories, "
+                         f"{style.size(about.get('tar', 0))} of tar, {style.size(about.get('blob', 0))} with "
+                         f"gzip, onto {about.get('file_system', '?')}.")
     note = verdicts.ahead(run, "unpack", COLD)
     space = layer_rows(run, "space", "tar", others)
     below = ["× is the median over that of tar, with its 95 % confidence interval.", *footer(runs)]
-    sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(rows), note), Panel(plot_rows.HIGH * len(space))], below)
-    for axis, those, unit, name in ((sheet.axes[0], rows, style.seconds, "Time until the files are there"),
-                                    (sheet.axes[1], space, style.size, "Room on the disk, with what is kept beside")):
-        plot_rows.panel(axis, those, unit, name, plot_rows.limits([v for row in those for v in row.values] or [1, 2]),
-                        "× tar")
+    sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(rows), note), Panel(plot_rows.HIGH * len(space))],
+                  below)
+    for axis, those, unit, name in (
+            (sheet.axes[0], rows, style.seconds, "Time until the files are there"),
+            (sheet.axes[1], space, style.size, "Room on the disk, with what is kept beside")):
+        every = [value for row in those for value in row.values]
+        plot_rows.panel(axis, those, unit, name, plot_rows.limits(every or [1, 2]), "× tar")
     sheet.legend(plot_rows.marks([row.look for row in rows]))
-    sheet.figure.words = "\n".join([title, *lines, *words(rows, style.seconds), note, *words(space, style.size), *below])
+    sheet.figure.words = "\n".join([title, *lines, *words(rows, style.seconds), note,
+                                    *words(space, style.size), *below])
     return sheet.figure
 
 
@@ -59,16 +67,17 @@ def layer_rows(run: Run, series: str, base: str, others: tuple[Run, ...] = ()) -
 def overhead_figure(run: Run, *others: Run) -> Drawing:
     """A column for each kind of work, a row a subject: how many times as long as outside."""
     title, base = "Working inside: how many times as long as in a plain process", "process"
-    names = [name for name in run.subjects if any(overhead.unit_times(run, name, work) for work in overhead.EVERYTHING)]
+    names = [name for name in run.subjects
+             if any(overhead.unit_times(run, name, work) for work in overhead.EVERYTHING)]
     works = [work for work in overhead.EVERYTHING if overhead.unit_times(run, base, work)]
     if not names or not works:
         return nothing(run, title)
     seen = {work: visible(run, work) for work in works}
-    told = ", ".join(f"{overhead.EVERYTHING[work].words} {style.percent(seen[work])}" for work in works if seen[work])
+    told = ", ".join(f"{overhead.EVERYTHING[work].words} {style.percent(seen[work])}"
+                     for work in works if seen[work])
     lines = introduction((run,), f"This machine cannot tell apart (A/A, 95 %): {told}." if told
                          else verdicts.visible_line(run, 0))
-    below = ["Every sample is drawn, divided by the median of the plain process; a number in grey is no difference that "
-             "can be told from none.", *(["Other runs are not drawn here."] if others else []), *footer((run,))]
+    below = [EVERY, *(["Other runs are not drawn here."] if others else []), *footer((run,))]
     share = 1 / len(works)
     sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(names),
                                        parts=[(share * place, share * 0.9) for place in range(len(works))])],
@@ -104,22 +113,27 @@ def column(axis: Any, run: Run, names: list[str], work: str, base: str, seen: fl
             axis.axhspan(number - 0.5, number + 0.5, color=PALE, linewidth=0, zorder=0)
         values = overhead.unit_times(run, name, work)
         if not values:
-            axis.annotate("not here", (0.98, number), xycoords=("axes fraction", "data"), va="center", ha="right",
+            axis.annotate("not here", (0.98, number), xycoords=("axes fraction", "data"), va="center",
+                          ha="right",
                           color=FAINT, fontsize=SMALL - 1)
             continue
-        look, count = style.look(run, name), len(values)
+        look = style.look(run, name)
         axis.scatter([value / middle for value in values],
-                     [number + 0.25 * (2 * (index + 0.5) / count - 1) for index in range(count)], marker=look.mark, s=22,
-                     facecolor=look.ink if look.full else "white", edgecolor="white" if look.full else look.ink,
+                     plot_rows.side_by_side(number, 0.25, len(values)), marker=look.mark, s=22,
+                     facecolor=look.ink if look.full else "white",
+                     edgecolor="white" if look.full else look.ink,
                      linewidth=0.5 if look.full else 1.1, alpha=0.85, zorder=3, gid=f"samples {name} {work}")
         ratio = numbers.ratio(values, reference)
         axis.vlines(ratio.value, number - 0.4, number + 0.4, color=INK, linewidth=2, zorder=4)
         if name != base:
-            clear = ratio.differs and abs(ratio.value - 1) > seen and (numbers.sure(values) or ratio.value > 2)
-            axis.annotate(style.times(ratio.value), (0.98, number), xycoords=("axes fraction", "data"), va="center",
+            clear = (ratio.differs and abs(ratio.value - 1) > seen
+                     and (numbers.sure(values) or ratio.value > 2))
+            axis.annotate(style.times(ratio.value), (0.98, number), xycoords=("axes fraction", "data"),
+                          va="center",
                           ha="right", fontsize=SMALL, color=INK if clear else FAINT,
                           fontweight="bold" if clear else "normal")
-            told.append(f"{style.label(run, name)} {style.times(ratio.value)}{'' if clear else ' (no clear difference)'}")
+            told.append(f"{style.label(run, name)} {style.times(ratio.value)}"
+                        f"{'' if clear else ' (no clear difference)'}")
     return told
 
 

@@ -54,9 +54,11 @@ def draw(axis: Any, curves: Sequence[Curve], y_unit: Unit, title: str, x_name: s
         many = len(points) > 100
         axis.scatter(*zip(*points, strict=True), marker=one.look.mark, s=10 if many else 26, zorder=3,
                      facecolor=one.look.ink if one.look.full else "white",
-                     edgecolor="white" if one.look.full else one.look.ink, linewidth=0.3 if many else 0.6, alpha=0.8,
+                     edgecolor="white" if one.look.full else one.look.ink,
+                     linewidth=0.3 if many else 0.6, alpha=0.8,
                      gid=f"samples {one.label}")
-        medians = [(x, numbers.median([y for at, y in points if at == x])) for x in sorted({x for x, _ in points})]
+        medians = [(x, numbers.median([y for at, y in points if at == x]))
+                   for x in sorted({x for x, _ in points})]
         axis.plot(*zip(*medians, strict=True), color=one.look.ink, linewidth=1.8, zorder=2,
                   linestyle=DASHES[alike[one.look.ink] % len(DASHES)])
         alike[one.look.ink] += 1
@@ -64,7 +66,8 @@ def draw(axis: Any, curves: Sequence[Curve], y_unit: Unit, title: str, x_name: s
     _names(axis, ends, (y_low, y_high), inches[1])
 
 
-def _names(axis: Any, ends: Sequence[tuple[float, float, Curve]], limits: tuple[float, float], high: float) -> None:
+def _names(axis: Any, ends: Sequence[tuple[float, float, Curve]], limits: tuple[float, float],
+           high: float) -> None:
     """The names at the right edge, each as near to its curve's end as the others let it be."""
     import math
 
@@ -79,6 +82,8 @@ def _names(axis: Any, ends: Sequence[tuple[float, float, Curve]], limits: tuple[
         limit = places[index + 1] - room if index + 1 < len(places) else places[-1] - over
         places[index] = min(places[index], limit)
     for place, (_, x, y, one) in zip(places, wanted, strict=True):
-        axis.annotate(one.label, (x, y), (1.04, place), xycoords="data", textcoords="axes fraction", va="center",
+        axis.annotate(one.label, (x, y), (1.04, place), xycoords="data", textcoords="axes fraction",
+                      va="center",
                       fontsize=SMALL, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3})
+                      arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1,
+                                  "shrinkB": 3})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from mycontainer.bench import density as counted
 from mycontainer.bench import memory as measured
-from mycontainer.bench import numbers, plot_lines, plot_rows, verdicts
+from mycontainer.bench import numbers, plot_lines, plot_rows, plot_sheet, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_lines import Curve
 from mycontainer.bench.plot_rows import Row
-from mycontainer.bench.plot_style import SIZE, Drawing, Panel, Sheet
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import SIZE, Drawing
 from mycontainer.bench.plot_words import LETTERS, footer, introduction, nothing, words
 from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.subject import COLD, WARM
@@ -16,7 +17,8 @@ from mycontainer.bench.twin import AGAIN
 from mycontainer.bench.verdicts import AA
 
 NAMES = {"idle": "Idle: a program that sleeps", "serving": "Serving: a web server that has been asked"}
-STOPPED = {counted.MEMORY: "the memory budget was used up", counted.TIME: "starts took too long, or its time was up",
+STOPPED = {counted.MEMORY: "the memory budget was used up",
+           counted.TIME: "starts took too long, or its time was up",
            counted.CAP: "as many as were asked for", counted.FAILED: "the next one did not come up",
            counted.INTERRUPTED: "interrupted"}
 
@@ -31,10 +33,12 @@ def memory(run: Run, *others: Run) -> Drawing:
     if not panels:
         return nothing(run, title)
     lines = introduction(runs, visible_line(run))
-    whole = [style.label(run, name) for name in run.subjects if measured.source(run, name, "idle") == measured.WHOLE]
+    whole = [style.label(run, name) for name in run.subjects
+             if measured.source(run, name, "idle") == measured.WHOLE]
     below = [measured.FORMULA]
     if whole:
-        below.append("The kernel's part is the change of the whole machine's, not of a cgroup's: " + ", ".join(whole) + ".")
+        below.append("The kernel's part is the change of the whole machine's, not of a cgroup's: "
+                     + ", ".join(whole) + ".")
     below += footer(runs)
     notes = [" ".join(filter(None, (verdicts.compared(
         run, lambda name, series=series: measured.total(run, name, series), warm, 0.1, "smaller")  # type: ignore[misc]
@@ -63,7 +67,7 @@ def memory_rows(runs: tuple[Run, ...], series: str) -> list[Row]:
                 continue
             parts = [max(0.0, numbers.median(found)) for part in measured.PARTS
                      if (found := measured.one_more(run, name, series, part))]
-            note = " + ".join(style.size(part) for part in parts) if values else "it did not come up: see below"
+            note = " + ".join(map(style.size, parts)) if values else "it did not come up: see below"
             mark = f" ({LETTERS[number]})" if len(runs) > 1 else ""
             rows.append(Row(style.label(run, name) + mark, values, style.look(run, name), None, note))
     return sorted(rows, key=lambda row: numbers.median(row.values) if row.values else float("inf"))
@@ -84,15 +88,15 @@ def visible_line(run: Run) -> str:
     seen = visible(run)
     if not seen:
         return verdicts.visible_line(run, 0)
-    return (f"This machine cannot tell {style.size(seen)} apart: by so much the plain process differed from itself (A/A), "
-            "most of it in the kernel's part.")
+    return (f"This machine cannot tell {style.size(seen)} apart: by so much the plain process differed from "
+            "itself (A/A), most of it in the kernel's part.")
 
 
 # ---- density -----------------------------------------------------------------------------------------------
 
 
 def density(run: Run, *others: Run) -> Drawing:
-    """How many: each subject's number and what stopped it; the start of the next, and the memory gone, on the way."""
+    """How many: each subject's number and what stopped it; each start, and the memory gone, on the way."""
     title = "How many run at once"
     counts = {name: found[0] for name in run.subjects if (found := [
         one for one in run.samples if one.subject == name and one.series == "count"])}
@@ -100,33 +104,40 @@ def density(run: Run, *others: Run) -> Drawing:
         return nothing(run, title)
     order = sorted(counts, key=lambda name: -counts[name].value)
     lines = introduction((run,), limits(run))
-    below = ["A number with ≈ is how many would fit into the memory budget, going by what those that ran took.",
+    below = ["A number with ≈ is how many would fit into the memory budget, by what those that ran took.",
              f"Less memory gone than {style.size(LEAST)}, by somebody else's doing, is drawn there.",
              "No A/A run: nothing is compared to within a few per cent here.",
              *(["Other runs are not drawn here."] if others else []), *footer((run,))]
     high = 4.6
     weight = {name: [run.settings["limits"]["memory"] / number] for name in order
               if (number := counted.would_fit(run, name, run.settings["limits"]["memory"]))}
-    note = " ".join(filter(None, (verdicts.compared(run, lambda name: weight.get(name, []), warm, 0.25, "lighter")
-                                  for warm in (COLD, WARM))))
+    note = " ".join(filter(None, (
+        verdicts.compared(run, lambda name: weight.get(name, []), warm, 0.25, "lighter")
+        for warm in (COLD, WARM))))
     sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(order), note, 0.1),
                                  Panel(high, scale=0.3, parts=[(0.0, 0.3), (0.52, 0.3)])], below, right=0.3)
     bars(sheet, run, order, counts)
-    starts = [Curve(style.label(run, name), points, style.look(run, name)) for name in run.subjects if (points := [
-        (one.labels["running"] + 1, one.value) for one in run.samples if (one.subject, one.series) == (name, "start")])]
-    gone = [Curve(style.label(run, name), points, style.look(run, name)) for name in run.subjects if (points := [
-        (count, max(used, LEAST)) for count, used in counted.taken(run, name)])]
-    inches = (0.3 * (style.WIDE - 3.7), high)
-    for axis, curves, unit, name in ((sheet.axes[1], starts, style.seconds, "Time to start the next"),
+    starts = curves(run, {name: [(one.labels["running"] + 1, one.value) for one in run.samples
+                                 if (one.subject, one.series) == (name, "start")] for name in run.subjects})
+    gone = curves(run, {name: [(count, max(used, LEAST)) for count, used in counted.taken(run, name)]
+                        for name in run.subjects})
+    inches = (0.3 * (plot_sheet.WIDE - 3.7), high)
+    for axis, some, unit, name in ((sheet.axes[1], starts, style.seconds, "Time to start the next"),
                                      (sheet.axes[2], gone, style.size, "Memory gone (MemAvailable)")):
-        if curves:
-            plot_lines.draw(axis, curves, unit, name, "as many run", inches)
+        if some:
+            plot_lines.draw(axis, some, unit, name, "as many run", inches)
         else:
             axis.set_axis_off()
-    told = [f"{style.label(run, name)}: {counts[name].value:.0f}, then {STOPPED[counts[name].labels['stopped_by']]}"
-            f"{fit(run, name)}." for name in order]
+    told = [f"{style.label(run, name)}: {counts[name].value:.0f}, then "
+            f"{STOPPED[counts[name].labels['stopped_by']]}{fit(run, name)}." for name in order]
     sheet.figure.words = "\n".join([title, *lines, *told, note, *below])
     return sheet.figure
+
+
+def curves(run: Run, points: dict[str, list[tuple[float, float]]]) -> list[Curve]:
+    """One for each subject that has points."""
+    return [Curve(style.label(run, name), found, style.look(run, name))
+            for name, found in points.items() if found]
 
 
 def bars(sheet: Sheet, run: Run, order: list[str], counts: dict[str, Sample]) -> None:
@@ -142,25 +153,31 @@ def bars(sheet: Sheet, run: Run, order: list[str], counts: dict[str, Sample]) ->
     axis.set_xticks([tick for tick in (1, 10, 100, 1000) if tick <= most * 1.5])
     for number, name in enumerate(order):
         look, value, why = style.look(run, name), counts[name].value, counts[name].labels["stopped_by"]
-        axis.barh(number, max(value, 0.92) - 0.9, left=0.9, height=0.62, color=look.ink if look.full else "white",
-                  edgecolor=look.ink, linewidth=1.4, hatch="" if look.full else "///", gid=f"samples {name}")
-        axis.annotate(f"{value:.0f}", (max(value, 1), number), (8, 0), textcoords="offset points", va="center",
+        axis.barh(number, max(value, 0.92) - 0.9, left=0.9, height=0.62,
+                  color=look.ink if look.full else "white", edgecolor=look.ink, linewidth=1.4,
+                  hatch="" if look.full else "///", gid=f"samples {name}")
+        axis.annotate(f"{value:.0f}", (max(value, 1), number), (8, 0), textcoords="offset points",
+                      va="center",
                       fontsize=SIZE, fontweight="bold")
-        axis.annotate(f"{STOPPED[why]}{fit(run, name)}", (max(value, 1), number), (58, 0), textcoords="offset points",
+        axis.annotate(f"{STOPPED[why]}{fit(run, name)}", (max(value, 1), number), (58, 0),
+                      textcoords="offset points",
                       va="center", fontsize=style.SMALL)
 
 
 def fit(run: Run, name: str) -> str:
     """How many would fit, where something else than memory was the end."""
     budget = run.settings.get("limits", {}).get("memory", 0)
-    stopped = next(one.labels["stopped_by"] for one in run.samples if (one.subject, one.series) == (name, "count"))
+    stopped = next(one.labels["stopped_by"] for one in run.samples
+                   if (one.subject, one.series) == (name, "count"))
     number = counted.would_fit(run, name, budget)
-    return f"; ≈ {style.count(float(style.digits(number)))} would fit" if number and stopped != counted.MEMORY else ""
+    known = number and stopped != counted.MEMORY
+    return f"; ≈ {style.count(float(style.digits(number)))} would fit" if known else ""
 
 
 def limits(run: Run) -> str:
     """The budgets in a sentence."""
     told = run.settings.get("limits", {})
-    return (f"Budgets: {style.size(told.get('memory', 0))} of memory, and {style.size(run.settings.get('reserve', 0))} "
-            f"stay free in any case; three starts in a row slower than {told.get('slow', 0):g} s; "
-            f"{told.get('seconds', 0):.0f} s for each; {told.get('cap', 0)} instances, {told.get('machines', 0)} machines.")
+    return (f"Budgets: {style.size(told.get('memory', 0))} of memory, and "
+            f"{style.size(run.settings.get('reserve', 0))} stay free in any case; three starts in a row "
+            f"slower than {told.get('slow', 0):g} s; {told.get('seconds', 0):.0f} s for each; {told.get('cap', 0)} "
+            f"instances, {told.get('machines', 0)} machines.")

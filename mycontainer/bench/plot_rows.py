@@ -60,20 +60,28 @@ def panel(axis: Any, rows: Sequence[Row], unit: Unit, title: str,
 def _draw(axis: Any, number: int, row: Row) -> None:
     """Every sample, one beside the other as they came, the median and the 95th percentile over them."""
     if not row.values:
-        axis.annotate(row.note or "no sample", (0.01, number), xycoords=("axes fraction", "data"), va="center",
+        axis.annotate(row.note or "no sample", (0.01, number), xycoords=("axes fraction", "data"),
+                      va="center",
                       color=FAINT, fontsize=SIZE - 1)
         return
     count = len(row.values)
-    heights = [number + 0.3 * (2 * (index + 0.5) / count - 1) for index in range(count)]
-    axis.scatter(row.values, heights, marker=row.look.mark, s=34 if count < 60 else 14, zorder=3,
+    axis.scatter(row.values, side_by_side(number, 0.3, count), marker=row.look.mark,
+                 s=34 if count < 60 else 14,
+                 zorder=3,
                  facecolor=row.look.ink if row.look.full else "white",
-                 edgecolor="white" if row.look.full else row.look.ink, linewidth=0.5 if row.look.full else 1.3,
+                 edgecolor="white" if row.look.full else row.look.ink,
+                 linewidth=0.5 if row.look.full else 1.3,
                  alpha=0.85, gid=f"samples {row.label}")
     middle, high = numbers.median(row.values), numbers.p95(row.values)
     axis.vlines(middle, number - 0.42, number + 0.42, color=INK, linewidth=3.2, zorder=4)
     if high is not None:  # with few samples nobody knows
         axis.vlines(high, number - 0.28, number + 0.28, color=INK, linewidth=1.6, linestyle=(0, (2, 1.2)),
                     zorder=4)
+
+
+def side_by_side(middle: float, room: float, count: int) -> list[float]:
+    """Heights for so many marks of one row, in the order of the samples."""
+    return [middle + room * (2 * (index + 0.5) / count - 1) for index in range(count)]
 
 
 def _ratio(row: Row) -> str:
@@ -101,8 +109,10 @@ def marks(looks: Sequence[Look]) -> list[Any]:
     """For a legend: what the marks mean."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker=one.mark, color=one.ink, markerfacecolor=one.ink if one.full else "white",
+    handles = [Line2D([], [], marker=one.mark, color=one.ink,
+                      markerfacecolor=one.ink if one.full else "white",
                       linestyle="", markersize=8, label=one.words) for one in dict.fromkeys(looks)]
-    return [*handles, *(Line2D([], [], color=INK, marker="|", markersize=high, markeredgewidth=wide, linestyle="",
+    return [*handles, *(Line2D([], [], color=INK, marker="|", markersize=high, markeredgewidth=wide,
+                               linestyle="",
                                label=words)
                         for high, wide, words in ((16, 3.2, "median"), (11, 1.6, "95 % are below")))]

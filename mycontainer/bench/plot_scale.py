@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mycontainer.bench import numbers, plot_lines, plot_rows, verdicts
+from mycontainer.bench import numbers, plot_lines, plot_rows, plot_sheet, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_lines import Curve
-from mycontainer.bench.plot_style import Drawing, Panel, Sheet
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import Drawing
 from mycontainer.bench.plot_words import LETTERS, footer, introduction, nothing
 from mycontainer.bench.run import Run
 from mycontainer.bench.subject import COLD, WARM
@@ -23,7 +24,7 @@ def scale(run: Run, *others: Run) -> Drawing:
     if not any(curves(runs, series) for series in AXES):
         return nothing(run, title)
     lines = introduction(runs, verdicts.visible_line(run))
-    below = ["Starters are processes of their own. How steep a line is is what this shows; how high, startup shows better.",
+    below = ["Starters are processes of their own. This shows how steep a line is; how high, startup shows.",
              *footer(runs)]
     high, part = 6.0, 0.34
     sheet = Sheet(title, lines, [Panel(high, note(run), 0.35, [(0.0, part), (0.53, part)])], below, LEFT, 0.0)
@@ -33,7 +34,8 @@ def scale(run: Run, *others: Run) -> Drawing:
         if not found:
             axis.set_axis_off()
             continue
-        plot_lines.draw(axis, found, style.seconds, name, x_name, (part * (style.WIDE - LEFT), high), more)
+        plot_lines.draw(axis, found, style.seconds, name, x_name,
+                        (part * (plot_sheet.WIDE - LEFT), high), more)
         told += [f"{name}:", *(sentence(curve, more) for curve in found)]
     sheet.legend(plot_rows.marks([style.look(one, name) for one in runs for name in one.subjects])[:-2])
     sheet.figure.words = "\n".join([title, *lines, *told, note(run), *below])
@@ -61,5 +63,6 @@ def curves(runs: tuple[Run, ...], series: str) -> list[Curve]:
 def sentence(curve: Curve, more: int) -> str:
     """The medians from the first to the last."""
     xs = sorted({x for x, _ in curve.points})
-    middles = [f"{x - more:g}: {style.seconds(numbers.median([y for at, y in curve.points if at == x]))}" for x in xs]
+    middles = [f"{x - more:g}: {style.seconds(numbers.median([y for at, y in curve.points if at == x]))}"
+               for x in xs]
     return f"{curve.label}: {', '.join(middles)}."

@@ -1,7 +1,7 @@
 """How the benchmark's figures look: marks, units, the words above and below; and where each goes.
 
-Made for a projector, a grey printer and a zoom of 200 %: nothing is told by colour alone (each kind of subject
-has a mark of its own, and ours a fill), and no letter is smaller than what a caption may be.
+Made for a projector, a grey printer and a zoom of 200 %: nothing is told by colour alone (each kind of
+subject has a mark of its own, what is emulated is hollow), and no letter is too small for a caption.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -44,7 +43,8 @@ LOOKS = {PROCESS: Look("o", "#3b3f45", "process"), CONTAINER: Look("s", "#2f7fbf
 
 RC: Any = {"font.size": SIZE, "font.family": ["DejaVu Sans"], "text.color": INK, "axes.labelcolor": INK,
       "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-      "axes.spines.right": False, "svg.fonttype": "path", "svg.hashsalt": "mycontainer", "axes.titlesize": SIZE + 1,
+      "axes.spines.right": False, "svg.fonttype": "path", "svg.hashsalt": "mycontainer",
+      "axes.titlesize": SIZE + 1,
       "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.axisbelow": True}
 
 
@@ -77,8 +77,8 @@ class Drawing(Figure):
             self.savefig(out, format="svg", metadata={"Date": None})
         head, _, rest = out.getvalue().partition("<svg ")
         attributes, _, body = rest.partition(">")
-        told = f"<desc>{escape(self.words)}</desc>"
-        return f'{head}<svg role="img" aria-label="{escape(self.words, quote=True)}" {attributes}>{told}{body}'
+        told = escape(self.words, quote=True)
+        return f'{head}<svg role="img" aria-label="{told}" {attributes}><desc>{told}</desc>{body}'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         data = base64.b64encode(self.png()).decode()
@@ -140,7 +140,9 @@ def tick(value: float, unit: Unit) -> str:
 def log_axis(axis: Any, unit: Unit, low: float, high: float, inches: float = 8.0) -> None:
     """Let a log axis say "1 ms, 10 ms, 100 ms", with 2 and 5 between when there is room."""
     decades, room = math.log10(high / low), inches / 1.2
-    subs = (1.0,) if decades > room / 3 else (1.0, 2.0, 5.0) if decades > room / 10 else tuple(map(float, range(1, 10)))
+    subs: Sequence[float] = range(1, 10)
+    if decades > room / 10:
+        subs = (1,) if decades > room / 3 else (1, 2, 5)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, unit)))
     axis.set_minor_formatter(NullFormatter())
@@ -152,7 +154,8 @@ def log_axis(axis: Any, unit: Unit, low: float, high: float, inches: float = 8.0
 def look(run: Run, name: str) -> Look:
     """The marks of a subject; ours stand out among the containers."""
     seen = LOOKS[OURS if name.startswith(OURS) else run.subjects.get(name, {}).get("kind", CONTAINER)]
-    return seen._replace(full=False, words=f"{seen.words}, emulated") if accelerator(run, name) == "TCG" else seen
+    emulated = accelerator(run, name) == "TCG"
+    return seen._replace(full=False, words=f"{seen.words}, emulated") if emulated else seen
 
 
 def label(run: Run, name: str) -> str:
@@ -168,7 +171,8 @@ def accelerator(run: Run, name: str) -> str:
     if facts.get("kind") != MACHINE:
         return ""
     told = str(facts)
-    return next((word for word in ("TCG", "KVM") if word in told or word.lower() in told.split()), "TCG or KVM?")
+    return next((word for word in ("TCG", "KVM") if word in told or word.lower() in told.split()),
+                "TCG or KVM?")
 
 
 def emulated(run: Run) -> str:
@@ -192,8 +196,8 @@ def footer(run: Run) -> list[str]:
         failed: dict[str, list[str]] = {}
         for one in run.failures:
             failed.setdefault(one.subject, []).append(one.why)
-        said.append("Failed: " + "; ".join(f"{name} {len(whys)} × ({whys[0]})" for name, whys in failed.items())
-                    + ".")
+        said.append("Failed: " + "; ".join(f"{name} {len(whys)} × ({whys[0]})"
+                                           for name, whys in failed.items()) + ".")
     said += [note if note.endswith(".") else f"{note}." for note in run.notes]
     said.append(machine(run))
     return said
@@ -202,64 +206,5 @@ def footer(run: Run) -> list[str]:
 def machine(run: Run) -> str:
     """The machine in one line."""
     facts = run.machine
-    return (f"{facts.get('cpus', '?')} × {facts.get('cpu') or 'CPU unknown'}, Linux {facts.get('kernel', '?')}, "
-            f"{facts.get('architecture', '')}".rstrip(", "))
-
-
-# ---- the sheet ---------------------------------------------------------------------------------------------
-
-WIDE, PAD = 16.0, 0.35             # inches
-HEAD, FOOT, WORD = 0.29, 0.21, 0.25  # inches a line: beneath the title, at the foot, beneath a panel
-AXIS = 0.38                        # what a panel's own scale takes below it
-
-
-class Sheet:
-    """A figure with a title above, panels in the middle, and a footer below; all measured in inches."""
-
-    def __init__(self, title: str, lines: Sequence[str], panels: Sequence[Panel], below: Iterable[str],
-                 left: float = 3.4, right: float = 4.4, legend: bool = True) -> None:
-        """``panels`` from the top down; ``lines`` go beneath the title."""
-        head_rows = [row for line in lines for row in textwrap.wrap(line, 142)]
-        foot_rows = [row for line in below for row in textwrap.wrap(line, 200, subsequent_indent="   ")]
-        notes = [textwrap.wrap(one.note, 112) for one in panels]
-        top = PAD + 0.5 + HEAD * len(head_rows) + 0.15
-        under = [AXIS + one.scale + WORD * len(rows) + 0.1 for one, rows in zip(panels, notes, strict=True)]
-        high = (top + sum(one.high + 0.5 for one in panels) + sum(under) + 0.45 * legend
-                + FOOT * len(foot_rows) + PAD)
-        self.figure, self.high, self.left, self.axes = Drawing(figsize=(WIDE, high), facecolor="white"), high, left, []
-        self.text(PAD, PAD, title, fontsize=SIZE + 7, fontweight="bold", va="top")
-        for number, row in enumerate(head_rows):
-            self.text(PAD, PAD + 0.5 + HEAD * number, row, fontsize=SIZE - 0.5, va="top")
-        for one, rows, room in zip(panels, notes, under, strict=True):
-            top += 0.5
-            for start, share in one.parts:
-                wide = WIDE - left - right
-                self.axes.append(self.figure.add_axes(((left + start * wide) / WIDE, 1 - (top + one.high) / high,
-                                                       share * wide / WIDE, one.high / high)))
-            top += one.high
-            for number, row in enumerate(rows):
-                self.text(left, top + AXIS + one.scale + WORD * number, row, fontsize=SMALL + 0.5,
-                          fontweight="bold", va="top")
-            top += room
-        self.legend_at = top + 0.05
-        for number, row in enumerate(foot_rows):
-            self.text(PAD, top + 0.45 * legend + FOOT * number, row, fontsize=SMALL - 1, color=FAINT, va="top")
-
-    def text(self, x: float, y: float, words: str, **how: Any) -> None:
-        """Words at inches from the left and the top."""
-        self.figure.text(x / WIDE, 1 - y / self.high, words, **how)
-
-    def legend(self, handles: Sequence[Any]) -> None:
-        """What the marks mean, between the panels and the footer."""
-        self.figure.legend(handles=handles, loc="upper left", frameon=False, fontsize=SMALL + 0.5, ncols=len(handles),
-                           bbox_to_anchor=(self.left / WIDE, 1 - self.legend_at / self.high), borderaxespad=0,
-                           borderpad=0, handletextpad=0.4, columnspacing=1.6)
-
-
-class Panel(NamedTuple):
-    """Room for a row of axes: its height, the words below it, and more for a scale that has a name."""
-
-    high: float                                             # inches
-    note: str = ""
-    scale: float = 0.0                                      # inches
-    parts: Sequence[tuple[float, float]] = ((0.0, 1.0),)    # where each begins, and how wide: shares of 1
+    return (f"{facts.get('cpus', '?')} × {facts.get('cpu') or 'CPU unknown'}, "
+            f"Linux {facts.get('kernel', '?')}, {facts.get('architecture', '')}".rstrip(", "))

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from mycontainer.bench import numbers
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_rows import Row
-from mycontainer.bench.plot_style import Drawing, Panel, Sheet
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import Drawing
 from mycontainer.bench.run import Run
 
 LETTERS = "ABCDEFGH"
 
 
 def introduction(runs: Sequence[Run], *first: str) -> list[str]:
-    """The lines beneath the title: what is special to the figure, which machines, and that they are emulated."""
+    """The lines beneath the title: what is special to the figure, which machines, whether emulated."""
     warnings = dict.fromkeys(warning for run in runs if (warning := style.emulated(run)))
     return [*first, *named(runs), *warnings]
 
@@ -29,8 +30,8 @@ def words(rows: Sequence[Row], unit: Callable[[float], str]) -> list[str]:
         ratio = "" if not row.ratio else f", {style.times(row.ratio[0])}"
         high = numbers.p95(row.values)
         below = f", 95 % below {unit(high)}" if high else ""
-        said.append(f"{row.label}: median {unit(numbers.median(row.values))}{below}, {len(row.values)} samples"
-                    f"{ratio}.")
+        said.append(f"{row.label}: median {unit(numbers.median(row.values))}{below}, "
+                    f"{len(row.values)} samples{ratio}.")
     return said
 
 

@@ -16,23 +16,24 @@ import matplotlib
 from mycontainer.bench import numbers, plot_rows, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.plot_rows import Row
-from mycontainer.bench.plot_style import Drawing, Panel, Sheet
+from mycontainer.bench.plot_sheet import Panel, Sheet
+from mycontainer.bench.plot_style import Drawing
 from mycontainer.bench.plot_words import footer, introduction, nothing, words
 from mycontainer.bench.run import Run
 from mycontainer.bench.subject import COLD, WARM
 
 # Question -> module and function that draw it.
 FIGURES = {
-    "startup": ("plots", "startup"), "layers": ("plot_layers", "layers"), "overhead": ("plot_layers", "overhead_figure"),
-    "memory": ("plot_memory", "memory"), "density": ("plot_memory", "density"), "scale": ("plot_scale", "scale"),
-    "anatomy": ("plot_anatomy", "anatomy"),
+    "startup": ("plots", "startup"), "anatomy": ("plot_anatomy", "anatomy"),
+    "memory": ("plot_memory", "memory"), "density": ("plot_memory", "density"), "overhead": ("plot_layers", "overhead_figure"),
+    "scale": ("plot_scale", "scale"), "layers": ("plot_layers", "layers"),
 }
 HEADLINES = {"byte": "the first word of a program", "page": "the first web page"}
 PANELS = {COLD: "Cold (nothing of it runs before)", WARM: "Warm (a daemon or library waits)"}
 
 
 def draw(run: Run, *others: Run) -> Drawing:
-    """The figure for the question of ``run``. Raises ValueError for runs of different or unknown questions."""
+    """The figure for the question of ``run``. Raises ValueError for runs of different questions."""
     if odd := {one.question for one in (run, *others)} - {run.question}:
         raise ValueError(f"these runs answer different questions: {run.question}, {', '.join(sorted(odd))}")
     if run.question not in FIGURES:
@@ -68,7 +69,7 @@ def startup(run: Run, *others: Run) -> Drawing:
     if not panels:
         return nothing(run, "Time to start")
     lines = introduction(runs, verdicts.visible_line(run))
-    below = [f"× is the median over that of {style.label(run, 'process')}, with its 95 % confidence interval.",
+    below = [f"× is the median over that of {style.label(run, 'process')}, with its 95 % interval.",
              *footer(runs)]
     notes = [verdicts.ahead(run, series, warm) for series, warm, _ in panels]
     sheet = Sheet("From the order to start until it is seen to work", lines,
@@ -81,7 +82,8 @@ def startup(run: Run, *others: Run) -> Drawing:
         plot_rows.panel(axis, rows, style.seconds, title, plot_rows.limits(every or [0.001, 1]), "× process")
         told += [f"{title}:", *words(rows, style.seconds), *([note] if note else [])]
     sheet.legend(plot_rows.marks([row.look for _, _, rows in panels for row in rows]))
-    sheet.figure.words = "\n".join(["From the order to start until it is seen to work.", *lines, *told, *below])
+    sheet.figure.words = "\n".join(["From the order to start until it is seen to work.", *lines, *told,
+                                    *below])
     return sheet.figure
 
 

@@ -48,7 +48,8 @@ def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress 
     with prepared(subjects, run, progress) as ready, scratch.directory() as place:
         try:
             for number, subject in enumerate(ready):
-                progress(number * settings.budget / len(ready), settings.budget, f"{subject.name} beside others")
+                progress(number * settings.budget / len(ready), settings.budget,
+                         f"{subject.name} beside others")
                 beside_others(subject, settings, settings.budget / 2 / len(ready), run)
         except KeyboardInterrupt:
             run.notes.append("interrupted")
@@ -102,7 +103,8 @@ def together(subject: Subject, number: int, settings: Settings, run: Run, place:
         with Crowd() as crowd:
             crowd.check()
         for seconds in at_once(subject, starters, settings.deadline, place):
-            found.append(Sample(subject.name, series, seconds, "s", number, run.clock(), {"starters": starters}))
+            found.append(Sample(subject.name, series, seconds, "s", number, run.clock(),
+                                {"starters": starters}))
     return found
 
 

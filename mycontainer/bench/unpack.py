@@ -72,7 +72,8 @@ class Unpacker(Subject):
         argv = self.command(target)
         began = time.perf_counter_ns()
         try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline,
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  timeout=deadline,
                                   env=environment())
         except subprocess.TimeoutExpired:
             raise NotReady(f"it was not done after {deadline:g} s") from None
@@ -108,7 +109,8 @@ class Umoci(Unpacker):
 
     def command(self, target: Path) -> list[str]:
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
-        return ["umoci", "raw", "unpack", *rootless, "--image", f"{self.layer.layout}:{TAG}", str(target / "root")]
+        return ["umoci", "raw", "unpack", *rootless, "--image", f"{self.layer.layout}:{TAG}",
+                str(target / "root")]
 
 
 class Storage(Unpacker):
@@ -119,14 +121,16 @@ class Storage(Unpacker):
     differences = ("checks both digests", "writes down each file for later (tar-split)")
 
     def place(self, target: Path) -> list[str]:
-        return ["--root", str(target / "root"), "--runroot", str(target / "run"), "--storage-driver", "overlay"]
+        return ["--root", str(target / "root"), "--runroot", str(target / "run"), "--storage-driver",
+                "overlay"]
 
 
 class PodmanLoad(Storage):
     name, label, program = "podman-load", "podman load", "podman"
 
     def command(self, target: Path) -> list[str]:
-        return ["unshare", "--mount", "podman", *self.place(target), "load", "-q", "-i", str(self.layer.archive)]
+        return ["unshare", "--mount", "podman", *self.place(target), "load", "-q", "-i",
+                str(self.layer.archive)]
 
 
 class PodmanImport(Storage):
@@ -149,7 +153,7 @@ SUBJECTS: dict[str, Callable[[], Unpacker]] = {
     one.name: one for one in (Tar, Ours, Umoci, PodmanLoad, PodmanImport, Skopeo)}
 
 
-def measure(subjects: Sequence[Subject] = (), settings: Settings = Settings(), progress: Progress = silent) -> Run:
+def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress = silent) -> Run:
     """Unpack it with each of them, in turns. Of ``subjects`` only ours are taken; none: all."""
     run = Run("layers", settings=dict(settings._asdict()), machine=facts.machine())
     chosen = [one for one in subjects if isinstance(one, Unpacker)] or [make() for make in SUBJECTS.values()]
@@ -171,7 +175,8 @@ def measure(subjects: Sequence[Subject] = (), settings: Settings = Settings(), p
     return run
 
 
-def one_turn(subject: Subject, number: int, made: Layer, place: Path, settings: Settings, run: Run) -> list[Sample]:
+def one_turn(subject: Subject, number: int, made: Layer, place: Path, settings: Settings,
+             run: Run) -> list[Sample]:
     """Unpack once, look at the disk, and remove it again."""
     one = subject.other if isinstance(subject, Twin) else subject
     assert isinstance(one, Unpacker)

@@ -74,7 +74,7 @@ def compared(run: Run, values: Values, warm_or_cold: str, seen: float, better: s
             f"{style.label(run, one.peer)} {style.times(one.ratio)}" for one in first) + ".")
     if near:
         said.append("Too near to tell: " + ", ".join(style.label(run, one.peer) for one in near) + ".")
-    return " ".join(said) or f"No {warm_or_cold} peer measured here is {better} than {style.label(run, mine)}."
+    return " ".join(said) or f"No {warm_or_cold} peer measured is {better} than {style.label(run, mine)}."
 
 
 def visible(run: Run, series: str = "") -> float:
@@ -98,5 +98,5 @@ def visible_line(run: Run, seen: float | None = None) -> str:
     seen = visible(run) if seen is None else seen
     if not seen:
         return "No A/A run was made: how small a difference can be told here is not known."
-    return (f"This machine cannot tell {style.percent(seen)} apart: by so much a subject may differ from itself "
-            "(A/A, 95 %).")
+    return (f"This machine cannot tell {style.percent(seen)} apart: by so much a subject may differ from "
+            "itself (A/A, 95 %).")
