@@ -50,12 +50,12 @@ def try_kvm(kernel: Kernel) -> Accelerator:
     return _emulated(f"a guest does not boot with {DEVICE}: {why}")
 
 
-def boots(kernel: Kernel, accelerator: Accelerator, deadline: float = DEADLINE) -> str:
+def boots(kernel: Kernel, accelerator: Accelerator) -> str:
     """Boot the minimal guest; empty if its token came out, else why not."""
     task = hello()
     machine = Machine(qemu.argv(kernel, task, accelerator, 128), task)
     try:
-        machine.ready(deadline)
+        machine.ready(DEADLINE)
     except NotReady as error:
         return str(error)
     finally:

@@ -40,7 +40,7 @@ def _row(name: str, series: str, before: Run, after: Run) -> Row:
     if not (numbers.sure(old) and numbers.sure(new)):
         verdict = "too few samples"
     elif not ratio.differs or abs(ratio.value - 1) <= threshold:
-        verdict = "the same, as far as one can see"
+        verdict = "not different"
     else:
         verdict = "less" if ratio.value < 1 else "more"
     return Row(name, series, numbers.median(old), numbers.median(new), ratio, verdict)
@@ -65,15 +65,15 @@ def warnings(before: Run, after: Run) -> list[str]:
 def show(before: Run, after: Run, console: Console | None = None) -> None:
     """Print it."""
     console = console or Console(highlight=False)
-    shown = Table(title=f"{before.question}: the first run against the second", title_justify="left",
+    shown = Table(title=f"{before.question}: the second run to the first", title_justify="left",
                   title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "series", "first", "second", "second / first", "95 % CI", ""):
+    for name in ("", "series", "first", "second", "ratio", "95 % CI", ""):
         shown.add_column(name, justify="left" if name in ("", "series") else "right", no_wrap=True)
     for row in compare(before, after):
         unit = report.unit_of(before, row.series)
         medians = [report.amount(value, unit) for value in (row.before, row.after)]
-        shown.add_row(row.subject, row.series, *medians, f"{row.ratio.value:.3g}",
-                      f"{row.ratio.low:.3g} to {row.ratio.high:.3g}", row.verdict)
+        shown.add_row(row.subject, row.series, *medians, report.digits(row.ratio.value),
+                      f"{report.digits(row.ratio.low)} – {report.digits(row.ratio.high)}", row.verdict)
     console.print(shown)
     for line in warnings(before, after):
         console.print(f"  {line}", markup=False)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mycontainer.bench import cgroup, rootfs
+from mycontainer.bench import cgroup, rootfs, world
 from mycontainer.bench.capabilities import NAMES
 from mycontainer.bench.plain import tried, version
 from mycontainer.bench.subject import NO_NETWORK, Attended, Instance, Missing, Subject, Task
@@ -77,6 +78,9 @@ class Engine(Subject):
             return lack
         if not shutil.which(self.name):
             return Missing(f"no {self.name}", f"apt install {self.name}")
+        if self.name == "crun" and os.path.ismount(world.UNIFIED):
+            return Missing("it refuses a machine that mounts both versions of cgroups",
+                           "as root the benchmark hides one of them: sudo mycontainer bench ...")
         return None
 
     def versions(self) -> Mapping[str, str]:

@@ -6,7 +6,9 @@ init or its service is what takes so long, `vm.Machine.marks` tells.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from mycontainer.bench import accel, debian, guest, kernel, qemu
 from mycontainer.bench.subject import MACHINE, Missing, NotReady, Subject, Task
@@ -27,6 +29,7 @@ class VirtualMachine(Subject):
     has_disk = False
     guest_port = 0   # of the disk's own web server
     accelerator: qemu.Accelerator
+    scratch: Path | None = None
 
     def available(self) -> Missing | None:
         if missing := qemu.missing():
@@ -52,13 +55,17 @@ class VirtualMachine(Subject):
             told["why no KVM"] = self.accelerator.why
         return {**told, **(debian.versions() if self.has_disk else {})}
 
+    def prepare(self, scratch: Path) -> None:
+        self.scratch = scratch
+
     def start(self, task: Task) -> Machine:
         if not hasattr(self, "accelerator") and (missing := self.available()):
             raise NotReady(missing.reason)
         disk = str(debian.path()) if self.has_disk else ""
         port = self.guest_port if task.port else 0
         argv = qemu.argv(self.kernel, task, self.accelerator, self.megabytes, disk, port, self.translated)
-        return Machine(argv, task)
+        # QEMU takes the name of the file for a disk's changes away at once; in between it may be killed.
+        return Machine(argv, task, {**os.environ, "TMPDIR": str(self.scratch)} if self.scratch else None)
 
 
 class Micro(VirtualMachine):

@@ -48,6 +48,7 @@ class Ours(Subject):
     """What both have in common: the directory that they start in."""
 
     network = NO_NETWORK
+    scratch: Path
     root: Path
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Ours(Subject):
         return {"mycontainer": __version__, "python": sys.version.split()[0]}
 
     def prepare(self, scratch: Path) -> None:
-        self.root = rootfs.unpacked(scratch)
+        self.scratch, self.root = scratch, rootfs.unpacked(scratch)
 
 
 def _user_namespaces() -> str:
@@ -84,8 +85,8 @@ class CommandLine(Ours):
         return [*([f"--pids-limit={self.limit}"] if self.limit else []), *network]
 
     def start(self, task: Task) -> Instance:
-        return Attended([*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}", *task.argv], task,
-                        environment())
+        return Attended([*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}",
+                         *task.argv], task, environment(self.scratch))
 
 
 class FromImage(CommandLine):
@@ -95,14 +96,14 @@ class FromImage(CommandLine):
     differences = ("more: unpacks its image, 2 MB, into memory at each start",)
 
     def prepare(self, scratch: Path) -> None:
-        self.home = scratch
+        self.scratch = scratch
         images = scratch / "images"
         images.mkdir()
         rootfs.image(images)
 
     def start(self, task: Task) -> Instance:
-        return Attended([*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv], task,
-                        {**environment(), "MYCONTAINER_HOME": str(self.home)})
+        return Attended([*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv],
+                        task, environment(self.scratch))
 
 
 def program() -> list[str]:
@@ -111,9 +112,11 @@ def program() -> list[str]:
     return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mycontainer.cli.main"]
 
 
-def environment() -> dict[str, str]:
-    """Ours, without what would have Python compile everything anew at each start."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+def environment(scratch: Path) -> dict[str, str]:
+    """Ours, without what would have Python compile everything anew at each start; and places of its own for
+    images and for what it notes down of its containers (root's is /run, see world.py)."""
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**usual, "MYCONTAINER_HOME": str(scratch), "XDG_RUNTIME_DIR": str(scratch)}
 
 
 class Api(Ours):
@@ -140,7 +143,7 @@ class Api(Ours):
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],
                                            stdin=theirs.fileno(),
                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                           env=environment(), start_new_session=True)
+                                           env=environment(scratch), start_new_session=True)
 
     def close(self) -> None:
         if self.server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -14,7 +15,11 @@ from mycontainer.bench.run import Run
 from mycontainer.bench.subject import COLD, WARM, Subject
 
 BASE = "process"
-TITLES = {"byte": "To the first instruction of one's own program", "page": "To the first page served"}
+TITLES = {"byte": "To the first instruction of one's own program, one start after another",
+          "byte-idle": "To the first instruction, after 0.1 s in which nothing happened",
+          "page": "To the first page served"}
+GROUPS = {"anatomy": ("step",), "memory": ("how", "part"), "overhead": ("clock",),  # labels that split a series
+          "scale": ("running", "starters")}
 UNITS: dict[str, list[tuple[float, str]]] = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
     "bytes": [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")],
@@ -33,7 +38,7 @@ def show(run: Run, console: Console | None = None) -> None:
     sections: list[tuple[str, Sequence[str]]] = [
         ("What they do less, or more, than our container", differences(run)),
         ("Not measured, and what would change that", missing(run)),
-        ("Failed, and not timed", failures(run)), ("Notes", run.notes)]
+        ("Failed, and not timed", failures(run)), ("Notes", [*emulation(run), *busy(run), *run.notes])]
     for title, lines in sections:
         if lines:
             console.print(f"\n[bold]{title}[/bold]")
@@ -62,16 +67,26 @@ def table(run: Run, series: str) -> Table:
                   pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "n", "median", "p95", "× process", "95 % CI"):
         shown.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    base = run.values(BASE, series)
     for temperature in (COLD, WARM):
-        rows = [name for name in run.subjects
-                if run.subjects[name].get("temperature") == temperature and run.values(name, series)]
+        rows = [(name, labels) for name, labels in groups(run, series)
+                if run.subjects.get(name, {}).get("temperature", COLD) == temperature]
         if rows:
             shown.add_row(f"[dim]{temperature}[/dim]")
-        for name in sorted(rows, key=lambda name: numbers.median(run.values(name, series))):
-            shown.add_row(*row(run.subjects[name]["label"], run.values(name, series), base,
+        rows.sort(key=lambda row: numbers.median(run.values(row[0], series, **row[1])))
+        for name, labels in rows:
+            what = ", ".join([run.subjects.get(name, {}).get("label", name), *map(str, labels.values())])
+            shown.add_row(*row(what, run.values(name, series, **labels), run.values(BASE, series, **labels),
                                unit_of(run, series)))
     return shown
+
+
+def groups(run: Run, series: str) -> list[tuple[str, dict[str, Any]]]:
+    """Whose samples belong together: those of one subject, with the same labels as far as they count."""
+    wanted = GROUPS.get(run.question, ())
+    keys = dict.fromkeys(
+        (one.subject, tuple((name, one.labels[name]) for name in wanted if name in one.labels))
+        for one in run.samples if one.series == series)
+    return [(name, dict(labels)) for name, labels in keys]
 
 
 def unit_of(run: Run, series: str) -> str:
@@ -83,7 +98,7 @@ def row(label: str, values: Sequence[float], base: Sequence[float], unit: str) -
     percentile = numbers.p95(values)
     cells = [f"  {label}", str(len(values)), amount(numbers.median(values), unit),
              amount(percentile, unit) if percentile is not None else f"max {amount(max(values), unit)}"]
-    if not base:
+    if not base or min(base) <= 0:
         return [*cells, "", ""]
     ratio = numbers.ratio(values, base)
     if values is base or list(values) == list(base):
@@ -125,6 +140,21 @@ def differences(run: Run) -> list[str]:
     """What each does less or more."""
     return [f"{facts['label']}: {'; '.join(facts['differences'])}"
             for facts in run.subjects.values() if facts.get("differences")]
+
+
+def emulation(run: Run) -> list[str]:
+    """What a number of an emulated machine is not."""
+    whys = {facts["versions"].get("why no KVM", "") for facts in run.subjects.values()
+            if facts.get("versions", {}).get("accelerator", "").startswith("TCG")}
+    return [f"The virtual machines are emulated (TCG): {why or 'KVM does not work'}. With KVM they would start "
+            "many times faster" for why in whys]
+
+
+def busy(run: Run) -> list[str]:
+    """When others were at work before it began."""
+    load, cpus = run.machine.get("load", 0), run.machine.get("cpus", 1)
+    words = f"The machine was busy when this began (load {load} on {cpus} CPUs): do not trust single times"
+    return [words] if load > cpus / 2 else []
 
 
 def missing(run: Run) -> list[str]:

@@ -31,5 +31,5 @@ def unpacked(place: Path) -> Path:
     (root / "tmp").mkdir(exist_ok=True)
     os.chmod(root / "tmp", 0o1777)
     for above in (root, *list(root.parents)[:2]):  # root of a container is a stranger out here
-        os.chmod(above, 0o755)
+        os.chmod(above, os.stat(above).st_mode & 0o7777 | 0o755)  # one of them may be /tmp itself
     return root

@@ -14,6 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mycontainer import spawn, syscalls
+from mycontainer.bench.observe import end, mentioning
+from mycontainer.engine import idmap
+from mycontainer.errors import ContainerError
+
 PREFIX = "mycontainer-bench-"
 
 
@@ -21,14 +26,12 @@ PREFIX = "mycontainer-bench-"
 def directory() -> Iterator[Path]:
     """A new directory, removed at the end. First the leftovers of runs that were killed are swept up."""
     sweep()
-    place = Path(tempfile.mkdtemp(prefix=PREFIX))
-    lock = _lock(place)
+    place, lock = _made()
     try:
         yield place
     finally:
         remove(place)
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
 
 
 def room(place: Path, name: str) -> Path:
@@ -39,19 +42,53 @@ def room(place: Path, name: str) -> Path:
 
 
 def sweep() -> None:
-    """Remove what runs left behind that were killed."""
+    """Remove what runs left behind that were killed, and end who lives on in it: a user's monitors do."""
     for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if place.lstat().st_uid == os.geteuid() and (lock := _lock(place)) is not None:
                 try:
+                    end(filter(_is_ours, mentioning(f"{place}/")))
                     remove(place)
                 finally:
                     os.close(lock)
 
 
 def remove(place: Path) -> None:
-    """Remove a directory with all that is in it."""
+    """Remove a directory with all that is in it, mounts too. Whatever of it cannot be removed stays."""
+    for mount in sorted(_mounts_below(place), reverse=True):
+        with suppress(OSError):
+            syscalls.umount2(mount, syscalls.MNT_DETACH)
     shutil.rmtree(place, ignore_errors=True)
+    if place.exists():  # files of an ordinary user's containers belong to other ids, and go to root of those
+        def remove_all() -> None:
+            shutil.rmtree(place, ignore_errors=True)
+
+        with suppress(ContainerError, OSError):
+            spawn.spawn(remove_all, ("user",), *idmap.choose_maps()).wait()
+
+
+def _is_ours(pid: int) -> bool:
+    with suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    return False
+
+
+def _mounts_below(place: Path) -> list[str]:
+    with open("/proc/self/mountinfo") as rows:
+        points = [row.split()[4] for row in rows]
+    return [point for point in points if point.startswith(f"{place}/")]
+
+
+def _made() -> tuple[Path, int]:
+    for _ in range(10):
+        place = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with suppress(OSError):  # a sweep beside us saw it unlocked for a moment, and removed it
+            lock = _lock(place)
+            if lock is not None and place.exists():
+                return place, lock
+            if lock is not None:
+                os.close(lock)
+    raise ContainerError("cannot make a directory for the benchmark", "somebody removes it each time")
 
 
 def _lock(place: Path) -> int | None:

@@ -202,8 +202,10 @@ class Attended(Command):
     killed = False  # the command had to be killed, too: it could not clear up
 
     def _kill(self) -> None:
-        if self.process.poll() is None and end(filter(is_init, self.pids())) == set():
+        last = time.monotonic() + 5
+        while self.process.poll() is None and time.monotonic() < last:
+            end(filter(is_init, self.pids()))  # again and again: it may be starting just now
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
+                self.process.wait(0.01)
         self.killed = self.killed or self.process.poll() is None
         super()._kill()

@@ -6,6 +6,7 @@ import os
 import selectors
 import subprocess
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -21,15 +22,18 @@ def starter() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "starts virtual machines")
 
 
+os.register_at_fork(after_in_child=starter.cache_clear)  # a thread stays where it was
+
+
 class Machine(Instance):
     """A virtual machine that runs, or has ended."""
 
-    def __init__(self, argv: list[str], task: Task) -> None:
+    def __init__(self, argv: list[str], task: Task, env: Mapping[str, str] | None = None) -> None:
         self.task = task
         self.began = time.perf_counter_ns()
         self.process = starter().submit(
             subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True).result()
+            stderr=subprocess.STDOUT, env=env, start_new_session=True).result()
         assert self.process.stdout
         self.serial = self.output = self.process.stdout.fileno()
         os.set_blocking(self.serial, False)
@@ -51,7 +55,7 @@ class Machine(Instance):
                             return time.perf_counter_ns() - self.began
             finally:
                 questions.close()
-        raise NotReady(f"no token within {deadline:g} s; the last it said: {self._last_words()}")
+        raise NotReady(f"no token within {deadline:g} s: {self._last_words()}")
 
     def _seen(self, question: Question | None, questions: Questions) -> bool:
         """Whether what just happened is the token. Raises NotReady when it can come no more."""
@@ -81,9 +85,11 @@ class Machine(Instance):
         return any(text.startswith(f"{guest.MARK} {name} ") for _, text in self.lines)
 
     def _last_words(self) -> str:
+        """A panic, or what came last, or how far it got."""
         texts = [text for _, text in self.lines if text and not text.startswith(f"{guest.MARK} ")]
         panic = next((text for text in texts if "Kernel panic" in text), None)
-        return panic or (texts[-1] if texts else "nothing")
+        passed = [name for name, _ in self.marks()]
+        return panic or (texts[-1] if texts else f"it passed {passed[-1]}" if passed else "nothing came")
 
     def marks(self) -> list[tuple[str, float]]:
         """What it passed on its way, and when: (name, seconds since ``began``), in this order.

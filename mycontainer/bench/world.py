@@ -31,6 +31,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3  # the third Ctrl-C is meant
 PR_SET_CHILD_SUBREAPER = 36
 UNIFIED = "/sys/fs/cgroup/unified"
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # an ordinary user of Debian does not look there
 MARK = "MYCONTAINER_BENCH_WORLD"  # in the environment of all in there
 
 
@@ -89,6 +90,7 @@ def _init(work: Callable[[], int], kinds: tuple[str, ...], group: str) -> int:
     """PID 1: start the worker, wait for all, end what is left; returns the worker's exit code."""
     syscalls.close_range(3, 0x7FFFFFFF, 0)  # the pipes to whoever started us: they wait for their end
     os.environ[MARK] = "namespaces" if kinds else "user"
+    os.environ["PATH"] = ":".join([os.environ.get("PATH", os.defpath), *SBIN])  # dockerd, runc
     if group:
         os.environ[cgroup.MARK] = group
     if kinds:

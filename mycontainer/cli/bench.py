@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # loading these takes longer than all the rest of a start
     from mycontainer.bench.measure import Settings
     from mycontainer.bench.run import Run
 
+MODULES = {"layers": "unpack"}  # whose name in mycontainer/bench is not the question's
 QUESTIONS = {  # each a module of mycontainer/bench with a function `measure`
     "startup": "how long a start takes: to the first instruction, to the first page",
     "anatomy": "where that time goes",
@@ -49,14 +50,14 @@ And:
     Option("full", "half an hour; many samples of everything"),
     Option("only", "with prepare: only these (micro,debian,web)", "KIND,KIND..."),
     Option("rounds", "at most so many samples of each", "NUMBER"),
-    Option("output", "where the samples go; a plot goes beside it (default:\n"
-           "bench/QUESTION-DATE.json in the data directory)", "FILE.json"),
+    Option("output", "where the samples go, and a plot beside it\n"
+           "(default: a file in the data directory)", "FILE.json"),
     epilog="""\
 Ctrl-C ends it, and keeps what was measured until then.
 
 Examples:
   mycontainer bench startup --quick
-  mycontainer bench startup --subjects process,ours-cli,runc,docker --rounds 100
+  mycontainer bench startup --subjects process,ours-cli,docker --rounds 100
   mycontainer bench compare before.json after.json""")
 
 
@@ -120,7 +121,8 @@ def _need(*modules: str) -> None:
 def measured(question: str, given: Mapping[str, list[str]]) -> int:
     """Measure, show, save. Returns the exit code: 130 after Ctrl-C."""
     _need("rich")
-    if find_spec(f"mycontainer.bench.{question}") is None:
+    module = f"mycontainer.bench.{MODULES.get(question, question)}"
+    if find_spec(module) is None:
         raise ContainerError(f"no {question} yet", hint="To see what there is: mycontainer bench --help")
     from mycontainer.bench import world
     from mycontainer.bench.subjects import ALL, named
@@ -129,7 +131,7 @@ def measured(question: str, given: Mapping[str, list[str]]) -> int:
     named(names)  # a typing error is told before anything begins
     settings = settings_of(given)
     output = output_of(question, given)
-    return world.run(lambda: told(lambda: _measure(question, names, settings, output)))
+    return world.run(lambda: told(lambda: _measure(module, names, settings, output)))
 
 
 def told(work: Callable[[], int]) -> int:
@@ -146,14 +148,13 @@ def told(work: Callable[[], int]) -> int:
         return explain_to_person(error)
 
 
-def _measure(question: str, names: Sequence[str], settings: Settings, output: Path) -> int:
+def _measure(module: str, names: Sequence[str], settings: Settings, output: Path) -> int:
     from mycontainer.bench import report
     from mycontainer.bench.progress import bar
     from mycontainer.bench.subjects import named
 
-    module = import_module(f"mycontainer.bench.{question}")
     with bar() as progress:
-        run: Run = module.measure(named(names), settings, progress)
+        run: Run = import_module(module).measure(named(names), settings, progress)
     run.save(output)
     report.show(run)
     print(f"\nSaved, every sample: {output}")
@@ -175,7 +176,7 @@ def settings_of(given: Mapping[str, list[str]]) -> Settings:
     text = given["rounds"][-1]
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
         raise ContainerError(f"not a number of rounds: {text}", hint="Write 1 or more.")
-    return settings._replace(rounds=int(text))
+    return settings._replace(rounds=int(text), warmup=min(settings.warmup, int(text)))
 
 
 def output_of(question: str, given: Mapping[str, list[str]]) -> Path:

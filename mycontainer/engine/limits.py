@@ -65,7 +65,7 @@ class Limits:
 def _make(name: str) -> tuple[Cgroup, int]:
     """The new cgroup, and the descriptor that holds its lock."""
     for _ in range(10):
-        with suppress(FileNotFoundError):  # a sweep beside us saw it unlocked for a moment, and removed it
+        with suppress(FileNotFoundError, FileExistsError):  # a sweep beside us, that saw it unlocked
             group: Cgroup = cgroup_v1.create(name) if cgroup_v1.in_use() else cgroups.create(name)
             lock = _lock(group, fcntl.LOCK_EX)
             if all(map(os.path.isdir, _directories(group))):
