@@ -65,10 +65,10 @@ class Machine(Instance):
         words = [text for _, text in self.lines[before:]]
         if not self.task.port and self.task.token in words:
             return True
-        if not alive:
-            raise NotReady(f"the machine ended: {self._last_words()}")
         if self._passed(guest.ENDED):
             raise NotReady(f"the task ended without its token: {self._last_words()}")
+        if not alive:
+            raise NotReady(f"the machine ended: {self._last_words()}")
         return False
 
     def _read(self) -> bool:
@@ -85,9 +85,9 @@ class Machine(Instance):
         return any(text.startswith(f"{guest.MARK} {name} ") for _, text in self.lines)
 
     def _last_words(self) -> str:
-        """A panic, or what came last, or how far it got."""
-        texts = [text for _, text in self.lines if text and not text.startswith(f"{guest.MARK} ")]
-        panic = next((text for text in texts if "Kernel panic" in text), None)
+        """A panic, or what came last that is not the kernel's, or how far it got."""
+        panic = next((text for _, text in self.lines if "Kernel panic" in text), None)
+        texts = [text for _, text in self.lines if text and not text.startswith((f"{guest.MARK} ", "[ "))]
         passed = [name for name, _ in self.marks()]
         return panic or (texts[-1] if texts else f"it passed {passed[-1]}" if passed else "nothing came")
 
