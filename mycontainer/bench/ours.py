@@ -133,7 +133,7 @@ class Api(Ours):
     def beside(self, scratch: Path) -> Subject:
         """With a Python of its own: one hears only one order at a time."""
         other = Api()
-        other.root = self.root
+        other.scratch, other.root = scratch, self.root
         other._hire()
         return other
 
@@ -143,7 +143,7 @@ class Api(Ours):
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],
                                            stdin=theirs.fileno(),
                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                           env=environment(scratch), start_new_session=True)
+                                           env=environment(self.scratch), start_new_session=True)
 
     def close(self) -> None:
         if self.server:

@@ -74,7 +74,7 @@ class Unpacker(Subject):
         try:
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                   timeout=deadline,
-                                  env=environment())
+                                  env=environment(target.parent))
         except subprocess.TimeoutExpired:
             raise NotReady(f"it was not done after {deadline:g} s") from None
         took = time.perf_counter_ns() - began
