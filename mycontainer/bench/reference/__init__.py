@@ -1,4 +1,8 @@
-"""Runs that come with the course: QUESTION.json is what a full run measured, QUESTION-NAME.json a further machine's."""
+"""Runs that come with the course: QUESTION.json is the one that its texts speak of.
+
+QUESTION-NAME.json is a further machine's. Each was written by ``mycontainer bench QUESTION --output``; README's
+figure is drawn from startup.json: ``plots.save(reference("startup"), "notebooks/figures/startup.png")``.
+"""
 
 from __future__ import annotations
 

@@ -623,6 +623,20 @@ PREDICTIONS = [
                  "CPU. That would be an emulator.",
         }),
     Prediction(
+        id="bench.windows",
+        question="A file that is a program for Windows lies in a container, and is executed. What happens?",
+        choices={"a": "it runs, if the image is one of Windows",
+                 "b": "it runs, if the container is privileged",
+                 "c": "the kernel refuses to execute it"},
+        answer="c",
+        why="exec is a system call, and there is one kernel to answer it: Linux. It looks at the first "
+            "bytes, and does not know this kind of program.",
+        misconceptions={
+            "a": "An image is files (chapter 4). Windows' own kernel would be a file among them, which "
+                 "nobody boots.",
+            "b": "Privileges decide what one may ask the kernel. They teach it nothing.",
+        }),
+    Prediction(
         id="bench.twenty",
         question="One copy of a program has 1.4 MB in memory, says `ps` (RSS). Twenty copies run. How much "
                  "memory "
