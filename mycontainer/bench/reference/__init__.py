@@ -1,6 +1,6 @@
 """Runs that come with the course: QUESTION.json is the one that its texts speak of.
 
-QUESTION-NAME.json is a further machine's. Each was written by ``mycontainer bench QUESTION --output``; README's
+QUESTION-NAME.json is a further machine's. ``mycontainer bench QUESTION --output`` writes them; README's
 figure is drawn from startup.json: ``plots.save(reference("startup"), "notebooks/figures/startup.png")``.
 """
 
