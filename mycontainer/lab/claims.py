@@ -47,17 +47,18 @@ def article(startup: Run, memory: Run | None = None, density: Run | None = None)
 
 
 def _table(found: Iterable[Claim]) -> str:
-    heads = ("the article says", "here", "factor", "because")
+    heads = (("the article says", 27), ("here", 15), ("factor", 14), ("because", 44))  # % of the width
     rows = "".join(f"<tr>{''.join(map(_cell, cells))}</tr>" for cells in (
         (escape(one.sentence), f"<b>{SIGNS[one.verdict]}&nbsp;{one.verdict.replace(' ', '&nbsp;')}</b>",
          f'<span style="white-space:nowrap">{escape(one.factor)}</span>', escape(one.because))
         for one in found))
-    return f"<table><tr>{''.join(map(_cell, map('<b>{}</b>'.format, heads)))}</tr>{rows}</table>"
+    head = "".join(_cell(f"<b>{words}</b>", f";width:{width}%") for words, width in heads)
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _cell(inner: str) -> str:
+def _cell(inner: str, more: str = "") -> str:
     """A notebook would set a table's cells flush right."""
-    return f'<td style="text-align:left;vertical-align:top">{inner}</td>'
+    return f'<td style="text-align:left;vertical-align:top{more}">{inner}</td>'
 
 
 def claims(startup: Run, memory: Run | None = None, density: Run | None = None) -> Iterator[Claim]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 LIGHT = ("process", "chroot", "unshare", "bubblewrap", "crun", "runc", "ours-api", "ours-cli")
 
 
-def measure(question: str, subjects: Iterable[str] = LIGHT, *, rounds: int = 10, seconds: float = 12.0) -> Run:
+def measure(question: str, subjects: Iterable[str] = LIGHT, *, rounds: int = 10,
+            seconds: float = 12.0) -> Run:
     """Ask one of the benchmark's questions here and now: "startup", "memory", ...
 
     ``subjects`` are names; those that this machine has not are noted in the `Run`, not measured. At most

@@ -115,16 +115,14 @@ def probe_probe(p: Probe) -> None:
     ports, token = random.sample(range(2000, 30000), 4), p.token()  # the last server may not have ended yet
     asking = "The clock was started late: start() itself takes time as well, and belongs to it."
     rarely = "Between two looks of your function much time passes; all of that is counted as the server's."
-    _timed(p, server(ports[0], token, asking=0.12, listens=0.15), (ports[0], token, 5.0), 0.15,
-           "a server that listens after 0.15 s", (0.12, asking), rarely)
+    _timed(p, server(ports[0], token, asking=0.12, listens=0.4), (ports[0], token, 5.0), 0.4,
+           "a server that listens after 0.4 s", asking, rarely)
     _timed(p, server(ports[1], token, deaf=0.25), (ports[1], token, 5.0), 0.25,
            "a server that has its port at once, and answers after 0.25 s",
-           (0.0, "A connection is made by the kernel, as soon as somebody listens: nobody has answered yet."),
-           rarely)
+           "A connection is made by the kernel, once somebody listens: nobody has answered yet.", rarely)
     _timed(p, server(ports[2], token, other=p.token(), ready=0.3), (ports[2], token, 5.0), 0.3,
            "a server that sends another page until 0.3 s are over",
-           (0.0, "It was an answer, but not the one that only this start can give: an old server does so."),
-           rarely)
+           "It was an answer, but not the one that only this start can give: an old server does so.", rarely)
     began = time.perf_counter()
     got = p.call(server(ports[3], token, deaf=60), ports[3], token, 0.3, seconds=3)
     p.expect("what your function returns for a server that never answers, with a patience of 0.3 s", got,
@@ -134,7 +132,7 @@ def probe_probe(p: Probe) -> None:
 
 
 def _timed(p: Probe, start: Callable[[], None], args: tuple[int, str, float], truth: float, what: str,
-           early: tuple[float, str], rarely: str) -> None:
+           early: str, rarely: str) -> None:
     """Expect the truth; ``early`` is the likely cause of less than that, ``rarely`` of much more."""
     got = p.call(start, *args, seconds=5)
     looked = f"the seconds until your function sees {what}"
@@ -142,7 +140,7 @@ def _timed(p: Probe, start: Callable[[], None], args: tuple[int, str, float], tr
         p.fail(looked, got, "a number of seconds", "It gave up, and had patience for 5 s." if got is None else
                "", LISTEN)
     if got < truth:
-        p.fail(looked, round(got, 3), f"{truth} or a little more", early[1], LISTEN)
+        p.fail(looked, round(got, 3), f"{truth} or a little more", early, LISTEN)
     if got > truth + LATE:
         p.fail(looked, round(got, 3), f"{truth} or a little more", rarely, "man 2 poll")
 
