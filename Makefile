@@ -17,6 +17,7 @@ help: ## this list
 
 course: ## JupyterLab on chapter 0; your notebooks are in workspace/
 	@tools/setup.sh
+	@$(PYTHON_IN_VENV) -I -m mycontainer.bench.prepare
 	@exec $(PYTHON_IN_VENV) -I -m mycontainer.lab.course --port $(PORT) --address $(ADDRESS)
 
 demo: ## a container seen from inside and from outside, side by side, in seconds

@@ -215,7 +215,8 @@ def test_the_table_shows_what_the_samples_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "unit", "words"), [
     (0.0123, "s", "12.3 ms"), (0.9999, "s", "1 s"), (83.0, "s", "83 s"), (5e-6, "s", "5 µs"),
-    (0.9996e-3, "s", "1 ms"), (1 << 20, "bytes", "1 MiB"), (12, "bytes", "12 B"), (1234, "", "1234 ")])
+    (0.9996e-3, "s", "1 ms"), (1 << 20, "bytes", "1 MiB"), (12, "bytes", "12 B"),
+    (1234.0, "count", "1234"), (12, "1/s", "12 1/s")])
 def test_amounts_are_words(value: float, unit: str, words: str) -> None:
     assert report.amount(value, unit) == words
 

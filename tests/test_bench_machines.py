@@ -23,12 +23,13 @@ import pytest
 from mycontainer import paths
 from mycontainer.bench import accel, debian, guest, kernel, machines, qemu
 from mycontainer.bench.kernel import Kernel
-from mycontainer.bench.prepare import prepare
+from mycontainer.bench.prepare import beside, prepare
 from mycontainer.bench.qemu import KVM, TCG, Accelerator
-from mycontainer.bench.subject import NotReady, Task, hello, page, sleeper
+from mycontainer.bench.subject import Missing, NotReady, Task, hello, page, sleeper
 from mycontainer.bench.vm import Machine
 from mycontainer.errors import ContainerError
 from mycontainer.images.base import find_static_busybox
+from mycontainer.lab import launcher, sandbox
 from needs import needs_tool
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench"
@@ -215,8 +216,8 @@ def test_a_token_is_a_line_and_not_a_part_of_one(start: Callable[..., Machine]) 
     assert start(Machine, said, task).ready(5)
 
 
-def test_the_moment_is_that_of_the_token_and_not_of_what_follows(start: Callable[..., Machine]) -> None:
-    machine = start(Machine, says("", "sleep 0.3; echo abcd; sleep 1; echo more"), Task(("x",), "abcd"))
+def test_the_moment_is_that_of_the_token(start: Callable[..., Machine]) -> None:
+    machine = start(Machine, says("", "sleep 0.3; echo abcd; exec sleep 9"), Task(("x",), "abcd"))
     assert 0.25e9 < machine.ready(5) < 1.2e9
 
 
@@ -247,7 +248,7 @@ def broken_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\necho started >>{tmp_path}/starts\n{what}\n")
         program.chmod(0o755)
-        (tmp_path / "bench").mkdir(exist_ok=True)
+        (tmp_path / "bench/machines").mkdir(parents=True, exist_ok=True)
         return Kernel("6.1", "/boot/vmlinuz", (), "linux-image")
     return make
 
@@ -451,29 +452,45 @@ def test_without_apt_or_qemu_it_says_what_brings_them(apt: Path, monkeypatch: py
 PREPARE = """\
 import sys
 from mycontainer.bench import qemu
-from mycontainer.bench.prepare import prepare
+from mycontainer.bench.prepare import beside, prepare
 qemu.missing = lambda: None
 prepare(print, sys.argv[1:])
 """
 
 
+LONG = f"100.{os.getpid()}"  # seconds, and whose
+
+
+def asleep() -> list[int]:
+    """By their command: a process in a PID namespace does not know its pid out here."""
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if Path("/proc", entry, "cmdline").read_bytes() == f"sleep\0{LONG}\0".encode():
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
 def kill_in_the_middle(apt: Path, name: str, work: str, *kinds: str) -> None:
     """kill -9 `prepare` while the program ``name`` is at work, and has written something."""
     whole = (apt / "bin" / name).read_text()
-    put(apt, name, f"{work}\necho $$ >{apt}/at-work.new; mv {apt}/at-work.new {apt}/at-work; exec sleep 100")
+    put(apt, name, f"{work}\ntouch {apt}/at-work; exec sleep {LONG}")
     runner = subprocess.Popen([sys.executable, "-c", PREPARE, *kinds], stdout=subprocess.PIPE)
     end = time.monotonic() + 30
     while not (apt / "at-work").exists():
         assert runner.poll() is None, runner.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
-    worker = int((apt / "at-work").read_text())
     runner.kill()
     runner.communicate()
     if name == "mmdebstrap":
-        await_end(worker)  # it is told, so that it can tidy up
+        await_end(*asleep())  # with us
     else:
-        os.kill(worker, signal.SIGKILL)
+        for pid in asleep():  # a download that ends by itself
+            os.kill(pid, signal.SIGKILL)
+            await_end(pid)
     (apt / "bin" / name).write_text(whole)
 
 
@@ -482,7 +499,7 @@ def test_a_kernel_that_was_half_there_is_never_taken_for_one(apt: Path) -> None:
     assert kernel.find() is None
     prepare(lambda text: None, ["micro"])
     assert kernel.find()
-    assert not (kernel.bench_dir() / ".part").exists()
+    assert not (kernel.machines_dir() / ".part").exists()
 
 
 def fake_mmdebstrap(apt: Path) -> None:
@@ -535,13 +552,32 @@ def test_a_disk_that_was_half_there_is_never_taken_for_one(apt: Path,
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
     kill_in_the_middle(apt, "mmdebstrap", 'echo half >"$TMPDIR/root.tar"', "debian")
     assert not debian.path().exists()
-    assert list(apt.glob("mycontainer-prepare-*"))  # nobody was left to remove it ...
+    assert list(apt.glob("prepare-mycontainer-*"))  # nobody was left to remove it ...
     put(apt, "mmdebstrap", "echo 'E: apt-get update failed: Could not connect to deb' >&2; exit 1")
     with pytest.raises(ContainerError, match="Could not connect") as failure:
         prepare(lambda text: None, ["debian"])
     assert "network" in failure.value.hint
     assert not debian.path().exists()
-    assert not list(apt.glob("mycontainer-prepare-*"))  # ... but the next call does
+    assert not list(apt.glob("prepare-mycontainer-*"))  # ... but the next call does
+
+
+def test_make_course_prepares_them_beside_and_once(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "missing", lambda: None)
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda argv, **how: started.append(argv))
+    assert "90 MB to fetch" in beside()
+    assert started[0][-2:] == ["bench", "prepare"]
+    monkeypatch.setattr(qemu, "missing", lambda: Missing("no qemu", "apt install it"))
+    assert beside() == "Chapter 10 goes without virtual machines: no qemu (apt install it)"
+    monkeypatch.undo()
+    assert len(started) == 1
+
+
+def test_the_lab_sees_them_where_its_root_looks_for_them(monkeypatch: pytest.MonkeyPatch,
+                                                         tmp_path: Path) -> None:
+    monkeypatch.setenv("MYCONTAINER_HOME", str(tmp_path))
+    trees = dict(sandbox.plan("/", launcher._kept()).trees)
+    assert trees[str(kernel.machines_dir())] == "/var/lib/mycontainer/bench/machines"
 
 
 # ---- what people call a virtual machine: takes long, and must have been prepared ---------------------------

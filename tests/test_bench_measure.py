@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
@@ -16,7 +17,7 @@ from mycontainer.bench import equal, measure, scratch
 from mycontainer.bench.measure import Settings, interleaved
 from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.subject import Missing, Subject, hello
-from mycontainer.bench.turns import PATIENCE, allot, schedule
+from mycontainer.bench.turns import PATIENCE, allot, merged, schedule
 
 
 def once(subject: Subject, number: int) -> Iterable[Sample]:
@@ -70,16 +71,47 @@ def test_dear_subjects_get_fewer_rounds_and_those_are_spread() -> None:
 
 
 def test_who_is_too_dear_for_a_second_time_is_shown_once_and_that_is_said() -> None:
-    run = measured(Double("cheap"), Double("machine", cost=0.3, kind="machine"), rounds=3, budget=0.35)
-    assert run.values("machine", "byte") == [0.3]
-    assert any("machine" in note and "not warmed up" in note for note in run.notes)
+    run = measured(Double("cheap"), Double("vm", cost=0.3, kind="machine"), rounds=3, budget=0.35)
+    assert run.values("vm", "byte") == [0.3]
+    assert len(run.values("cheap", "byte")) == 3
+    assert run.notes == ["byte: started once and not warmed up, for want of time: vm"]
 
 
-def test_when_the_time_is_up_nobody_is_begun() -> None:
-    subjects = [Double("a", cost=0.2), Double("machine", cost=0.2, kind="machine")]
-    run = measured(*subjects, rounds=3, budget=0.1)
-    assert subjects[1].starts == 0
-    assert any("machine" in note and "no time" in note for note in run.notes)
+def test_a_machine_comes_in_the_midst_of_the_others() -> None:
+    run = measured(Double("cheap"), Double("vm", cost=0.01, kind="machine"), rounds=6, budget=1.0)
+    order = [one.subject for one in run.samples]
+    assert order.count("vm") == order.count("cheap") == 6
+    assert order[:3] == ["cheap"] * 3
+    assert "cheap" in order[order.index("vm"):]
+
+
+def test_dear_machines_leave_half_of_the_time_to_the_others() -> None:
+    """And when it is up, no other machine is begun."""
+    first, second = (Double(name, cost=0.4, kind="machine") for name in ("vm-1", "vm-2"))
+    run = measured(Double("light", cost=0.01), first, second, rounds=100, warmup=1, budget=0.5)
+    assert 5 < len(run.values("light", "byte")) <= 26
+    assert (first.starts, second.starts) == (1, 0)
+    assert "byte: no time was left for vm-2" in run.notes
+
+
+def test_it_ends_when_the_time_is_up_though_all_became_slower() -> None:
+    slow = Double("slow")
+
+    def later(start: int) -> None:
+        slow.cost = 0.05 if start > 3 else 0.0
+
+    slow.fails = later
+    began = time.monotonic()
+    run = measured(slow, rounds=1000, warmup=1, budget=0.3)
+    assert time.monotonic() - began < 1
+    assert any("time was up" in note for note in run.notes)
+
+
+def test_turns_are_merged_evenly() -> None:
+    light, dear = Double("light"), Double("dear")
+    plan = merged([(number, light) for number in range(8)], [(number, dear) for number in range(2)])
+    assert [subject.name for _, subject in plan].index("dear") in (2, 3)
+    assert len(plan) == 10
 
 
 def test_shares_of_the_time_are_equal_and_used_up() -> None:

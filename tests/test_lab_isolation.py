@@ -380,11 +380,11 @@ def test_an_interpreter_that_nobody_may_execute_is_named(tmp_path: Path) -> None
 
 def test_the_home_directory_itself_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert sandbox.plan(str(tmp_path), None).workdir == "/root"
-    assert str(tmp_path) not in [tree for tree, _ in sandbox.plan(str(tmp_path), None).trees]
+    assert sandbox.plan(str(tmp_path), {}).workdir == "/root"
+    assert str(tmp_path) not in [tree for tree, _ in sandbox.plan(str(tmp_path), {}).trees]
     below = tmp_path / "course"
     below.mkdir()
-    assert sandbox.plan(str(below), None).workdir == str(below)
+    assert sandbox.plan(str(below), {}).workdir == str(below)
 
 
 def test_links_on_the_way_to_the_interpreter_are_made_again(tmp_path: Path) -> None:
@@ -392,6 +392,6 @@ def test_links_on_the_way_to_the_interpreter_are_made_again(tmp_path: Path) -> N
     real.mkdir(parents=True)
     link = tmp_path / "link"
     link.symlink_to("real")
-    layout = sandbox.plan("/", None, [str(link / "lib")])
+    layout = sandbox.plan("/", {}, [str(link / "lib")])
     assert (str(real), str(real)) in layout.trees
     assert (str(link), "real") in layout.links

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mycontainer.bench import qemu
-from mycontainer.bench.kernel import Kernel, bench_dir
+from mycontainer.bench.kernel import Kernel, machines_dir
 from mycontainer.bench.qemu import KVM, MICROVM, TCG, Accelerator
 from mycontainer.bench.subject import NotReady, hello
 from mycontainer.bench.vm import Machine
@@ -29,7 +29,7 @@ def find(kernel: Kernel) -> Accelerator:
         why = f"no {DEVICE}" if not os.path.exists(DEVICE) else f"this user may not open {DEVICE} (group kvm)"
         return _emulated(why)
     asked = [_boot_id(), qemu.version(), kernel.release]
-    memory = bench_dir() / "accelerator.json"
+    memory = machines_dir() / "accelerator.json"
     with suppress(OSError, ValueError, TypeError, LookupError):
         told = json.loads(memory.read_text())
         if told["asked"] == asked:

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mycontainer.bench.kernel import bench_dir, publish, run
+from mycontainer.bench.kernel import machines_dir, publish, run
+from mycontainer.bench.subject import Missing
 from mycontainer.errors import ContainerError
 
 WHAT = "cannot prepare the disk of the virtual machines"
@@ -50,7 +51,7 @@ TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "apt-get": "apt", "t
 
 def path() -> Path:
     """Where it is kept."""
-    return bench_dir() / "debian" / "disk.ext4"
+    return machines_dir() / "debian" / "disk.ext4"
 
 
 def versions() -> dict[str, str]:
@@ -64,7 +65,8 @@ def build(report: Callable[[str], None], part: Path) -> None:
     if path().is_file():
         report("disk: here already")
         return
-    _check_tools()
+    if lack := missing():
+        raise ContainerError(WHAT, lack.reason, lack.cure)
     suite, lines = sources()
     report(f"disk: Debian {suite} with systemd and nginx: fetches some 60 MB, makes a file of some 250 MB, "
            "takes a minute or two")
@@ -93,10 +95,12 @@ def sources() -> tuple[str, list[str]]:
     return release["VERSION_CODENAME"], sorted(set(lines))
 
 
-def _check_tools() -> None:
+def missing() -> Missing | None:
+    """The first tool that lacks here."""
     for program, package in TOOLS.items():
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
-            raise ContainerError(WHAT, f"{program} is not installed", f"sudo apt-get install {package}")
+            return Missing(f"{program} is not installed", f"apt install {package}")
+    return None
 
 
 def _bootstrap(suite: str, list_file: Path, disk: Path) -> None:
@@ -115,10 +119,19 @@ def _as_root() -> list[str]:
     return ["unshare", "--map-root-user", "--map-auto"] if os.geteuid() else []
 
 
+def _ends_with_us() -> list[str]:
+    """What makes a step end when we are killed, with all that it started and mounted: for root, a process and
+    a mount namespace of its own. As a user mmdebstrap makes these itself, and is told to tidy up."""
+    if os.geteuid():
+        return ["setpriv", "--pdeathsig", "TERM"]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child",
+            "--mount-proc"]
+
+
 def _do(argv: list[str], temporary: str) -> None:
-    """Run a step. setpriv: it ends, and tidies up, when we are killed. Raises ContainerError."""
-    done = subprocess.run(["setpriv", "--pdeathsig", "TERM", *argv], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, errors="replace", start_new_session=True,
+    """Run a step. Raises ContainerError."""
+    done = subprocess.run([*_ends_with_us(), *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", start_new_session=True,
                           env={**os.environ, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": EPOCH,
                                "TMPDIR": temporary})
     if done.returncode != 0:
@@ -137,11 +150,11 @@ def _workplace() -> Iterator[str]:
 
     Its files may belong to ids of a user's range, whom only root of such a namespace can remove.
     """
-    for left in Path(tempfile.gettempdir()).glob("mycontainer-prepare-*"):
+    for left in Path(tempfile.gettempdir()).glob("prepare-mycontainer-*"):
         pid = left.name.split("-")[2]
         if left.stat().st_uid == os.geteuid() and not os.path.exists(f"/proc/{pid}"):
             _remove(left)
-    here = Path(tempfile.mkdtemp(prefix=f"mycontainer-prepare-{os.getpid()}-"))
+    here = Path(tempfile.mkdtemp(prefix=f"prepare-mycontainer-{os.getpid()}-"))
     here.chmod(0o711)
     try:
         yield str(here)
@@ -150,7 +163,7 @@ def _workplace() -> Iterator[str]:
 
 
 def _remove(directory: Path) -> None:
-    subprocess.run([*_as_root(), "rm", "-rf", str(directory)], capture_output=True)
+    subprocess.run([*_as_root(), "rm", "-rf", "--one-file-system", str(directory)], capture_output=True)
 
 
 def _reason(said: str) -> str:

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mycontainer.bench.kernel import Kernel, bench_dir, readable, sync
+from mycontainer.bench.kernel import Kernel, machines_dir, readable, sync
 from mycontainer.errors import ContainerError
 from mycontainer.images.base import Entry, Tree, directory, file, find_static_busybox, symlink, with_parents
 
@@ -40,8 +40,8 @@ busybox mount -a
 {MARKS}
 mark init
 [ -z "$disk$port" ] || for module in /modules/*.ko; do busybox insmod "$module"; done
+[ -n "$disk" ] || busybox ip link set lo up # systemd does it itself
 if [ -n "$port" ]; then
-    busybox ip link set lo up
     busybox ip address add {ADDRESS}/24 dev eth0
     busybox ip link set eth0 up
     busybox ip route add default via 10.0.2.2
@@ -148,7 +148,7 @@ def initramfs(kernel: Kernel) -> Path:
 
 def initramfs_path(kernel: Kernel) -> Path:
     """Where it is kept."""
-    return bench_dir() / f"initramfs-{kernel.release}.cpio"
+    return machines_dir() / f"initramfs-{kernel.release}.cpio"
 
 
 def command_line(task: Task, console: str, disk: str = "", page: bool = False) -> str:

@@ -39,9 +39,9 @@ class Kernel(NamedTuple):
     package: str
 
 
-def bench_dir() -> Path:
-    """Where all that is made once for the benchmark is kept."""
-    return Path(paths.data_dir(), "bench")
+def machines_dir() -> Path:
+    """Where all that is made once for virtual machines is kept; the lab sees it, read-only."""
+    return Path(paths.data_dir(), "bench", "machines")
 
 
 def architecture() -> str:
@@ -55,7 +55,7 @@ def architecture() -> str:
 
 def find() -> Kernel | None:
     """The kernel that is prepared, the newest if there are several; None if there is none."""
-    found = sorted(bench_dir().glob("kernel/*/kernel.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(machines_dir().glob("kernel/*/kernel.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         return None
     here = found[-1].parent
@@ -66,7 +66,7 @@ def find() -> Kernel | None:
 
 def fetch(report: Callable[[str], None], part: Path) -> Kernel:
     """Download and unpack the kernel, unless that is done. ``part`` is an empty directory for the work,
-    on the file system of `bench_dir`. Raises ContainerError."""
+    on the file system of `machines_dir`. Raises ContainerError."""
     if (kernel := find()) is not None:
         report(f"kernel {kernel.release}: here already")
         return kernel
@@ -97,7 +97,7 @@ def _keep(package: str, release: str, image: Path, library: Path, part: Path) ->
         (kept / names[-1]).write_bytes(_plain(module))
     told = {"release": release, "package": package, "modules": names}
     (kept / "kernel.json").write_text(json.dumps(told, indent=1) + "\n")
-    home = bench_dir() / "kernel" / release
+    home = machines_dir() / "kernel" / release
     publish(kept, home)
     kernel = find()
     assert kernel is not None

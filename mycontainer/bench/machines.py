@@ -63,7 +63,10 @@ class VirtualMachine(Subject):
             raise NotReady(missing.reason)
         disk = str(debian.path()) if self.has_disk else ""
         port = self.guest_port if task.port else 0
-        argv = qemu.argv(self.kernel, task, self.accelerator, self.megabytes, disk, port, self.translated)
+        try:
+            argv = qemu.argv(self.kernel, task, self.accelerator, self.megabytes, disk, port, self.translated)
+        except ValueError as error:
+            raise NotReady(str(error)) from error
         # QEMU takes the name of the file for a disk's changes away at once; in between it may be killed.
         return Machine(argv, task, {**os.environ, "TMPDIR": str(self.scratch)} if self.scratch else None)
 

@@ -58,8 +58,11 @@ def ratio(values: Sequence[float], base: Sequence[float], seed: int = 0) -> Rati
     """The medians' ratio with its 95 % bootstrap confidence interval (percentile method).
 
     Both sides are drawn anew, with replacement, from what was measured; the seed makes the result the same
-    each time. With fewer than five samples the interval is too narrow to be believed: see `sure`.
+    each time. With fewer than five samples the interval is too narrow to be believed: see `sure`. Raises
+    ValueError where there is nothing to divide by.
     """
+    if min(base, default=0) <= 0:
+        raise ValueError("no ratio to nothing")
     generator = random.Random(seed)
     mine, theirs = (_medians_of_resamples(side, generator) for side in (values, base))
     ratios = [one / other for one, other in zip(mine, theirs, strict=True)]

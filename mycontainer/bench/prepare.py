@@ -7,7 +7,10 @@ kill -9 or a power cut, is swept by the next call: a thing has its name only whe
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +45,7 @@ def prepare(report: Callable[[str], None], kinds: Sequence[str] = KINDS) -> None
 @contextmanager
 def workplace(report: Callable[[str], None]) -> Iterator[Path]:
     """An empty directory beside the results, for one at a time; what an earlier one left there goes."""
-    home = kernel.bench_dir()
+    home = kernel.machines_dir()
     kernel.readable(home)
     with open(home / ".lock", "w") as lock:
         try:
@@ -59,3 +62,30 @@ def workplace(report: Callable[[str], None]) -> Iterator[Path]:
             yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def beside() -> str:
+    """Prepare all of it in the background, for `make course`; returns what to tell a person, or "".
+
+    It waits for nobody and nobody waits for it; what it says goes into a file. `python -m
+    mycontainer.bench.prepare` calls this.
+    """
+    missing = qemu.missing() or debian.missing()
+    if missing:
+        return f"Chapter 10 goes without virtual machines: {missing.reason} ({missing.cure})"
+    try:
+        if (found := kernel.find()) and debian.path().is_file():
+            guest.initramfs(found)  # another version of ours may have made what is there
+            return ""
+        kernel.readable(kernel.machines_dir())
+        with open(kernel.machines_dir() / "prepare.log", "w") as log:
+            subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.cli.main", "bench", "prepare"],
+                             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    except OSError as error:
+        return f"Chapter 10 goes without virtual machines: {error}"
+    return f"Chapter 10's virtual machines are made meanwhile (90 MB to fetch; log: {log.name})"
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    print(beside() or "Chapter 10's virtual machines are ready")

@@ -55,7 +55,7 @@ def missing() -> Missing | None:
         return Missing(f"there is no guest for {os.uname().machine}", cure)
     for program, package in ((here().program, here().package), ("setpriv", "util-linux")):
         if not shutil.which(program):
-            return Missing(f"{program} is not installed", f"Debian package {package}")
+            return Missing(f"{program} is not installed", f"apt install {package}")
     return None
 
 

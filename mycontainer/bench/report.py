@@ -18,11 +18,12 @@ BASE = "process"
 TITLES = {"byte": "To the first instruction of one's own program, one start after another",
           "byte-idle": "To the first instruction, after 0.1 s in which nothing happened",
           "page": "To the first page served"}
-GROUPS = {"anatomy": ("step",), "memory": ("how", "part"), "overhead": ("clock",),  # labels that split a series
-          "scale": ("running", "starters")}
+GROUPS = {"anatomy": ("step",), "memory": ("how", "part"), "overhead": ("clock",),
+          "scale": ("running", "starters")}  # labels that split a series
 UNITS: dict[str, list[tuple[float, str]]] = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
     "bytes": [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")],
+    "count": [(1, "")],
 }
 
 
@@ -66,7 +67,7 @@ def table(run: Run, series: str) -> Table:
     shown = Table(title=TITLES.get(series, series), title_justify="left", title_style="bold", box=None,
                   pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "n", "median", "p95", "× process", "95 % CI"):
-        shown.add_column(name, justify="left" if not name else "right", no_wrap=True)
+        shown.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     for temperature in (COLD, WARM):
         rows = [(name, labels) for name, labels in groups(run, series)
                 if run.subjects.get(name, {}).get("temperature", COLD) == temperature]
@@ -86,7 +87,8 @@ def groups(run: Run, series: str) -> list[tuple[str, dict[str, Any]]]:
     keys = dict.fromkeys(
         (one.subject, tuple((name, one.labels[name]) for name in wanted if name in one.labels))
         for one in run.samples if one.series == series)
-    return [(name, dict(labels)) for name, labels in keys]
+    found = [(name, dict(labels)) for name, labels in keys]
+    return [(name, labels) for name, labels in found if any(run.values(name, series, **labels))]
 
 
 def unit_of(run: Run, series: str) -> str:
@@ -114,7 +116,7 @@ def amount(value: float, unit: str) -> str:
         return f"{digits(value)} {unit}"
     fitting = [one for one in UNITS[unit] if abs(value) >= one[0] * 0.9995] or UNITS[unit][-1:]
     factor, name = fitting[0]
-    return f"{digits(value / factor)} {name}"
+    return f"{digits(value / factor)} {name}".rstrip()
 
 
 def digits(value: float) -> str:
@@ -125,8 +127,8 @@ def digits(value: float) -> str:
 def visible(run: Run, series: str) -> str:
     """What the A/A run says of this series."""
     same, again = run.values(BASE, series), run.values(f"{BASE}-again", f"aa-{series}")
-    if not (numbers.sure(same) and numbers.sure(again)):
-        return ""
+    if run.question in GROUPS or not (numbers.sure(same) and numbers.sure(again) and min(same) > 0):
+        return ""  # of a series that is split, the tables' rows would each need their own
     ratio = numbers.ratio(again, same)
     least = numbers.visible(same, again)
     words = (f"The plain process, measured twice in turns: a difference of less than "
@@ -146,8 +148,8 @@ def emulation(run: Run) -> list[str]:
     """What a number of an emulated machine is not."""
     whys = {facts["versions"].get("why no KVM", "") for facts in run.subjects.values()
             if facts.get("versions", {}).get("accelerator", "").startswith("TCG")}
-    return [f"The virtual machines are emulated (TCG): {why or 'KVM does not work'}. With KVM they would start "
-            "many times faster" for why in whys]
+    return [f"The virtual machines are emulated (TCG): {why or 'KVM does not work'}. With KVM they would "
+            "be many times faster" for why in whys]
 
 
 def busy(run: Run) -> list[str]:

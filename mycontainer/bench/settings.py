@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     seed: int = 0             # of the order
 
 
-QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=48.0, quick=True)
+QUICK = Settings(rounds=20, warmup=1, deadline=40.0, budget=45.0, quick=True)
 FULL = Settings(rounds=100, warmup=3, deadline=120.0, budget=1800.0)
 
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     if verb is prepared:
         return prepared(",".join(given.get("only", [])))
     _need("rich")
-    return verb(*rest)
+    return told(lambda: verb(*rest))
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -135,11 +135,13 @@ def measured(question: str, given: Mapping[str, list[str]]) -> int:
 
 
 def told(work: Callable[[], int]) -> int:
-    """In the worker: what goes wrong is told as everywhere."""
+    """Do it, in the worker or here; what goes wrong is told as everywhere."""
     from mycontainer.cli.main import explain_to_person
 
     try:
         return work()
+    except SystemExit:  # so rich ends us when the reader goes away ("| head")
+        return 128 + signal.SIGPIPE
     except BaseException as error:
         if "MYCONTAINER_DEBUG" in os.environ:
             import traceback

@@ -49,7 +49,7 @@ class Lab:
         self.name = f"{PREFIX}{os.getpid()}-{time.monotonic_ns() // 1000 % 10**9}"
         self.workspace = find_workspace(workdir)
         more = [self.workspace] if self.workspace else []
-        self.layout = sandbox.plan(workdir, _images(), more)
+        self.layout = sandbox.plan(workdir, _kept(), more)
         self.maps = idmap.choose_maps()
         self.limits = Limits(self.name)
         self.sockets: list[str] = []  # socket files to remove at the end
@@ -230,14 +230,18 @@ class Lab:
         return done.si_status if done.si_code == os.CLD_EXITED else 128 + done.si_status
 
 
-def _images() -> str | None:
-    """The host's directory of images, made so that images built later are seen in running labs."""
-    path = f"{paths.data_dir()}/images"
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError:
-        return None
-    return path
+def _kept() -> dict[str, str]:
+    """The host's images, and its virtual machines for chapter 10: by name, where they are. These are
+    directories made now, so that what is built later is seen in running labs."""
+    found = {}
+    for name in ("images", "bench/machines"):
+        path = f"{paths.data_dir()}/{name}"
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError:
+            continue
+        found[name] = path
+    return found
 
 
 def find_workspace(workdir: str) -> str | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from mycontainer.engine import idmap
 from mycontainer.errors import ContainerError, explain
 
 ROOT = "/tmp"  # where the new root is put together: some directory that every system has
-IMAGES = "/var/lib/mycontainer/images"
+KEPT = "/var/lib/mycontainer"  # of what the host keeps for us, the lab sees the images and the machines
 HOSTNAME = "lab"
 
 # Where programs and their libraries are: for most systems /usr, and links to it. Not all of /nix: the socket
@@ -61,11 +61,12 @@ class Layout(NamedTuple):
     workdir: str                  # where the kernel starts
 
 
-def plan(workdir: str, images: str | None, more: Iterable[str] = ()) -> Layout:
-    """Choose the trees: the interpreter, its packages, this project, the notebook's directory, the images.
+def plan(workdir: str, kept: Mapping[str, str], more: Iterable[str] = ()) -> Layout:
+    """Choose the trees: the interpreter, its packages, this project, the notebook's directory, what we keep.
 
     ``workdir`` is the notebook's directory. The home directory itself, /tmp and the like are not shown
-    even if a notebook lies there: the kernel then starts in /root. ``more`` are further directories.
+    even if a notebook lies there: the kernel then starts in /root. ``more`` are further directories, ``kept``
+    those that have another place in the lab: below `KEPT`, by the names that this maps to them.
     """
     workdir = os.path.realpath(workdir)
     shown = not (workdir in TOO_MUCH or workdir == os.path.realpath(os.path.expanduser("~")))
@@ -75,8 +76,7 @@ def plan(workdir: str, images: str | None, more: Iterable[str] = ()) -> Layout:
         if os.path.isdir(path) and not _below(path, [f"/{name}" for name in SYSTEM] + [t for _, t in trees]):
             trees.append((path, path))
     links = list(_links([*wanted, sys.executable], [target for _, target in trees]))
-    if images:
-        trees.append((images, IMAGES))
+    trees += [(path, f"{KEPT}/{name}") for name, path in kept.items()]
     return Layout(trees, links, workdir if shown else "/root")
 
 
