@@ -253,7 +253,9 @@ def _describe(process: Process) -> str:
 
 
 def _somebody_else_is_in(cgroup: str, everyone: dict[int, Process]) -> bool:
-    """Another run on this machine may use /mycontainer at the same time."""
+    """Another run on this machine may use /mycontainer at the same time; of a benchmark's the whole tree."""
+    benchmark = re.match(r".*/mycontainer/bench-\w+", cgroup)
+    cgroup = benchmark[0] if benchmark else cgroup
     files = [Path(directory, "cgroup.procs") for directory, _, _ in os.walk(cgroup)]  # may vanish
     pids = [int(pid) for file in files for pid in _words(file)]
     return any(pid in everyone and not is_ours(everyone[pid], everyone) for pid in pids)

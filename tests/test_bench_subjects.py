@@ -91,14 +91,27 @@ def test_the_token_as_a_part_of_a_line_is_none() -> None:
     instance.stop()
 
 
+STRANGER = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    print(flush=True)
+    while True:
+        with server.accept()[0] as caller:
+            caller.recv(1000)
+            caller.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nnot the token")
+"""
+
+
 def test_a_web_server_of_somebody_else_is_not_ours() -> None:
     """It answers at the right port, with a page that has not our token in it."""
     task = page()
-    with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(task.port)],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as stranger:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", STRANGER, str(task.port)],
+                          stdout=subprocess.PIPE) as stranger:
         try:
-            with pytest.raises(NotReady, match="somebody else"):
-                observe.wait_for_page(task, time.perf_counter_ns(), 1.0)
+            assert stranger.stdout
+            stranger.stdout.readline()
+            with pytest.raises(NotReady, match="somebody else answered"):
+                observe.wait_for_page(task, time.perf_counter_ns(), 0.5)
         finally:
             stranger.kill()
 

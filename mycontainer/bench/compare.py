@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -28,15 +29,18 @@ def compare(before: Run, after: Run) -> list[Row]:
     if before.question != after.question:
         raise ContainerError(f"cannot compare {before.question} with {after.question}",
                              hint="Two files of the same question can be compared.")
-    pairs = dict.fromkeys((sample.subject, sample.series) for sample in before.samples)
-    return [_row(name, series, before, after) for name, series in pairs
-            if not series.startswith("aa-") and after.values(name, series)]
+    rows = []
+    for series in report.series_of(before):
+        for name, labels in report.groups(before, series):
+            old, new = (report.values_of(run, name, series, labels) for run in (before, after))
+            if new and min(old) > 0:
+                what = ", ".join([name, *map(str, labels.values())])
+                rows.append(_row(what, series, old, new, max(floor(before, series), floor(after, series))))
+    return rows
 
 
-def _row(name: str, series: str, before: Run, after: Run) -> Row:
-    old, new = before.values(name, series), after.values(name, series)
+def _row(name: str, series: str, old: Sequence[float], new: Sequence[float], threshold: float) -> Row:
     ratio = numbers.ratio(new, old)
-    threshold = max(floor(before, series), floor(after, series))
     if not (numbers.sure(old) and numbers.sure(new)):
         verdict = "too few samples"
     elif not ratio.differs or abs(ratio.value - 1) <= threshold:
@@ -48,7 +52,10 @@ def _row(name: str, series: str, before: Run, after: Run) -> Row:
 
 def floor(run: Run, series: str) -> float:
     """What the run could not tell from no difference: its A/A part; 0 if it has none."""
-    same, again = run.values(report.BASE, series), run.values(f"{report.BASE}-again", f"aa-{series}")
+    same = report.values_of(run, report.BASE, series)
+    again = report.values_of(run, f"{report.BASE}-again", f"aa-{series}")
+    if min([*same, *again], default=0) <= 0:
+        return 0.0
     return numbers.visible(same, again) if numbers.sure(same) and numbers.sure(again) else 0.0
 
 

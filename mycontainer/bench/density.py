@@ -25,6 +25,8 @@ from mycontainer.bench.subject import MACHINE, Subject, sleeper
 
 MEMORY, TIME, CAP, FAILED, INTERRUPTED = "memory", "time", "cap", "failed", "interrupted"
 SLOW_IN_A_ROW = 3
+NOTICEABLE = 32 << 20  # bytes: less memory than this comes and goes without us
+ONE_START = 12.0  # seconds that each start may take, however short of time we are
 
 
 class Budget(NamedTuple):
@@ -88,7 +90,8 @@ def fill(subject: Subject, settings: Settings, limits: Budget, run: Run,
                     stopped = hit
                     break
                 try:
-                    seconds = crowd.add(subject, sleeper(), min(settings.deadline, limits.seconds))
+                    deadline = min(settings.deadline, max(limits.seconds, ONE_START))
+                    seconds = crowd.add(subject, sleeper(), deadline)
                 except NoRoom as error:
                     run.notes.append(f"{subject.name}: {error}")
                     stopped = MEMORY
@@ -129,9 +132,10 @@ def taken(run: Run, name: str) -> list[tuple[int, float]]:
 
 
 def would_fit(run: Run, name: str, memory: float) -> int:
-    """How many would fit into ``memory`` bytes, by the slope of what was measured; 0: cannot be told."""
+    """How many would fit into ``memory`` bytes, by the slope of what was measured; 0: cannot be told,
+    since too little was taken to be told from what others on this machine do meanwhile."""
     rows = taken(run, name)
-    if len(rows) < 2:
+    if len(rows) < 3 or rows[-1][1] < NOTICEABLE:
         return 0
     middle_x = sum(count for count, _ in rows) / len(rows)
     middle_y = sum(used for _, used in rows) / len(rows)

@@ -91,7 +91,7 @@ class Engine(Subject):
         self.numbers = itertools.count()
 
     def start(self, task: Task) -> Instance:
-        name = f"bench-{next(self.numbers)}"
+        name = f"bench-{os.getpid()}-{next(self.numbers)}"  # several processes may start some at once
         bundle = self.scratch / name
         bundle.mkdir()
         path = f"{self.parent}/{name}" if self.parent else None

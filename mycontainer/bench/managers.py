@@ -37,11 +37,22 @@ PATIENCE = 20.0  # seconds: for a daemon to come up, for a container to be taken
 ROOT_NEEDED = "run it as root: sudo mycontainer bench ..."
 
 
+def run_directory(scratch: Path, name: str) -> Path:
+    """For sockets and the like, by a short path: Podman takes no more than 50 characters, sockets 107.
+
+    In the benchmark's own place (world.py) /run is empty, and ours alone.
+    """
+    place = Path("/run", name) if world.isolated() else scratch / "run"
+    place.mkdir(exist_ok=True)
+    return place
+
+
 class Manager(Subject):
     """What both have in common: the words of their command line."""
 
     network = NO_NETWORK
     scratch: Path
+    run: Path
     programs: tuple[str, ...]
     package: str
 
@@ -144,7 +155,7 @@ class Podman(Manager):
 
     @property
     def command(self) -> list[str]:
-        return ["podman", f"--root={self.scratch}/store", f"--runroot={self.runroot}",
+        return ["podman", f"--root={self.scratch}/store", f"--runroot={self.run}",
                 f"--tmpdir={self.scratch}/tmp", "--cgroup-manager=cgroupfs",
                 *(["--runtime=runc"] if self.hybrid else [])]
 
@@ -157,9 +168,7 @@ class Podman(Manager):
         return [*super().options(task), *([] if self.hybrid else ["--cgroups=disabled"])]
 
     def prepare(self, scratch: Path) -> None:
-        self.scratch = scratch
-        # Podman takes no more than 50 characters there; in a place of our own /run is empty, and ours alone.
-        self.runroot = Path("/run/podman") if world.isolated() else scratch / "run"
+        self.scratch, self.run = scratch, run_directory(scratch, self.name)
         (scratch / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = []\nlog_driver = "k8s-file"\n[engine]\nevents_logger = "file"\n')
         self.ask("import", str(rootfs.image(scratch)), "bench:latest")
@@ -184,7 +193,7 @@ class Docker(Manager):
 
     @property
     def command(self) -> list[str]:
-        return ["docker", f"--host=unix://{self.scratch}/socket"]
+        return ["docker", f"--host=unix://{self.run}/socket"]
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "DOCKER_CONFIG": str(self.scratch / "config")}
@@ -195,11 +204,11 @@ class Docker(Manager):
         return super().available()
 
     def prepare(self, scratch: Path) -> None:
-        self.scratch = scratch
+        self.scratch, self.run = scratch, run_directory(scratch, self.name)
         with open(scratch / "log", "wb") as log:
             self.daemon = subprocess.Popen(
-                ["dockerd", f"--data-root={scratch}/data", f"--exec-root={scratch}/exec",
-                 f"--pidfile={scratch}/pid", f"--host=unix://{scratch}/socket",
+                ["dockerd", f"--data-root={scratch}/data", f"--exec-root={self.run}/exec",
+                 f"--pidfile={scratch}/pid", f"--host=unix://{self.run}/socket",
                  f"--cgroup-parent={cgroup.given()}/docker", "--bridge=none", "--iptables=false",
                  "--ip-forward=false", "--ip-masq=false", "--exec-opt=native.cgroupdriver=cgroupfs"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,

@@ -36,7 +36,7 @@ NEEDS = {"idle": "byte", "serving": "page"}      # `Subject.can`
 CGROUP, WHOLE = "cgroup", "machine"              # how the kernel's part was found out
 OF_KERNEL = ("SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "Percpu")
 MOST, MOST_MACHINES = 10, 3                      # so many instances at once
-QUICK_MOST, QUICK_MACHINES = 4, 2
+QUICK_MOST, QUICK_MACHINES = 3, 2
 ROUNDS, QUICK_ROUNDS = 8, 3
 
 

@@ -59,19 +59,19 @@ def wait_for_page(task: Served, began: int, deadline: float,
     who could answer. urllib would cost more than a plain process needs to start.
     """
     last = began + int(deadline * 1e9)
-    why = "nobody answered"
+    why, strange = "nobody answered", ""
     while (left := (last - time.perf_counter_ns()) / 1e9) > 0:
         try:
             answer = _ask(task.port, min(left, 0.5))
             if task.token.encode() in answer.split():
                 return time.perf_counter_ns() - began
-            why = "somebody else answered" if answer else "the answer was empty"
+            strange = "somebody else answered" if answer else "the answer was empty"
         except OSError as error:
             why = str(error)
         if check:
             check()
         time.sleep(0.0002)
-    raise NotReady(f"no page with the token within {deadline:g} s: {why}")
+    raise NotReady(f"no page with the token within {deadline:g} s: {strange or why}")
 
 
 def _ask(port: int, patience: float) -> bytes:

@@ -85,8 +85,9 @@ class CommandLine(Ours):
         return [*([f"--pids-limit={self.limit}"] if self.limit else []), *network]
 
     def start(self, task: Task) -> Instance:
-        return Attended([*(self.launcher or program()), "run", *self.options(task), f"--rootfs={self.root}",
-                         *task.argv], task, environment(self.scratch))
+        command = self.launcher or program()
+        argv = [*command, "run", *self.options(task), f"--rootfs={self.root}", *task.argv]
+        return Attended(argv, task, environment(self.scratch))
 
 
 class FromImage(CommandLine):
@@ -102,8 +103,8 @@ class FromImage(CommandLine):
         rootfs.image(images)
 
     def start(self, task: Task) -> Instance:
-        return Attended([*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv],
-                        task, environment(self.scratch))
+        argv = [*(self.launcher or program()), "run", *self.options(task), "busybox", *task.argv]
+        return Attended(argv, task, environment(self.scratch))
 
 
 def program() -> list[str]:
@@ -128,16 +129,17 @@ class Api(Ours):
 
     def prepare(self, scratch: Path) -> None:
         super().prepare(scratch)
-        self._hire()
+        self._hire(scratch)
 
     def beside(self, scratch: Path) -> Subject:
         """With a Python of its own: one hears only one order at a time."""
+        scratch.mkdir(exist_ok=True)
         other = Api()
-        other.scratch, other.root = scratch, self.root
-        other._hire()
+        other.root = self.root
+        other._hire(scratch)
         return other
 
-    def _hire(self) -> None:
+    def _hire(self, scratch: Path) -> None:
         self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],

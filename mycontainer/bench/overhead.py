@@ -29,7 +29,7 @@ from mycontainer.bench import facts
 from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
 from mycontainer.bench.observe import wait_for_page
 from mycontainer.bench.run import Failure, Run, Sample
-from mycontainer.bench.subject import Instance, NotReady, Subject, Task, free_port, hello, page
+from mycontainer.bench.subject import MACHINE, Instance, NotReady, Subject, Task, free_port, hello, page
 from mycontainer.bench.twin import Twin
 
 INSIDE, OUTSIDE = "inside", "outside"  # whose clock
@@ -68,7 +68,8 @@ WORKS = {
 }
 PAGE = Work("asked for a page from outside", trial=20, most=1000)
 EVERYTHING = {**WORKS, "page": PAGE}
-BUSY, QUICK_BUSY = 0.4, 0.06  # seconds that each piece of work should take
+BUSY = 0.4                    # seconds that each piece of work should take
+GUESS = 10                    # so many times the trial is some hundredths of a second if nothing is emulated
 AGREE = 0.05                  # seconds: by so much, and a tenth, may the two clocks differ
 
 
@@ -94,7 +95,8 @@ class Bench:
         """All the work, once, in one instance; and the requests to another."""
         if subject.name not in self.amounts:
             trial = {name: work.trial for name, work in EVERYTHING.items()}
-            self.amounts[subject.name] = self.scaled(trial, self.do(subject, trial))
+            self.amounts[subject.name] = (guessed(subject, trial) if self.settings.quick
+                                          else self.scaled(trial, self.do(subject, trial)))
         amounts, found = self.amounts[subject.name], []
         for name, times in self.do(subject, amounts).items():
             if isinstance(times, str):
@@ -107,12 +109,11 @@ class Bench:
 
     def scaled(self, trial: Mapping[str, int], took: Mapping[str, dict[str, float] | str]) -> dict[str, int]:
         """So much of each that it takes a fraction of a second here."""
-        busy = QUICK_BUSY if self.settings.quick else BUSY
         amounts = {}
         for name, work in EVERYTHING.items():
             times = took.get(name, "")
-            seconds = busy if isinstance(times, str) else max(min(times.values()), 1e-3)
-            amounts[name] = max(1, min(work.most, int(trial[name] * busy / seconds)))
+            seconds = BUSY if isinstance(times, str) else max(min(times.values()), 1e-3)
+            amounts[name] = max(1, min(work.most, int(trial[name] * BUSY / seconds)))
         return amounts
 
     def do(self, subject: Subject, amounts: Mapping[str, int]) -> dict[str, dict[str, float] | str]:
@@ -137,6 +138,12 @@ class Bench:
             finally:
                 instance.stop()
         return done
+
+
+def guessed(subject: Subject, trial: Mapping[str, int]) -> dict[str, int]:
+    """How much, without trying: a trial costs a start, and `--quick` has time for few."""
+    more = 1 if subject.kind == MACHINE else GUESS
+    return {name: min(EVERYTHING[name].most, more * amount) for name, amount in trial.items()}
 
 
 def said(instance: Instance, patience: float) -> Iterator[tuple[float, str]]:

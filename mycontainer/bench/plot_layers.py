@@ -55,7 +55,7 @@ def layer_rows(run: Run, series: str, base: str, others: tuple[Run, ...] = ()) -
         reference = one.values(base, series)
         for name in one.subjects:
             if values := one.values(name, series):
-                ratio = numbers.ratio(values, reference) if reference and name != base else None
+                ratio = verdicts.ratio(values, reference) if reference and name != base else None
                 mark = f" ({'ABCDEFGH'[number]})" if others else ""
                 rows.append(Row(style.label(one, name) + mark, values, style.look(one, name), ratio))
     return sorted(rows, key=lambda row: numbers.median(row.values))
@@ -123,7 +123,7 @@ def column(axis: Any, run: Run, names: list[str], work: str, base: str, seen: fl
                      facecolor=look.ink if look.full else "white",
                      edgecolor="white" if look.full else look.ink,
                      linewidth=0.5 if look.full else 1.1, alpha=0.85, zorder=3, gid=f"samples {name} {work}")
-        ratio = numbers.ratio(values, reference)
+        ratio = verdicts.ratio(values, reference)
         axis.vlines(ratio.value, number - 0.4, number + 0.4, color=INK, linewidth=2, zorder=4)
         if name != base:
             clear = (ratio.differs and abs(ratio.value - 1) > seen
@@ -141,7 +141,7 @@ def visible(run: Run, work: str) -> float:
     """What the A/A samples of this work let one tell."""
     again = overhead.unit_times(run, f"process{AGAIN}", AA + work)
     same = overhead.unit_times(run, "process", work)
-    return numbers.visible(same, again) if again and same else 0.0
+    return verdicts.differing(same, again) if again and same else 0.0
 
 
 def _broken(text: str) -> str:

@@ -82,7 +82,7 @@ def _names(axis: Any, ends: Sequence[tuple[float, float, Curve]], limits: tuple[
         limit = places[index + 1] - room if index + 1 < len(places) else places[-1] - over
         places[index] = min(places[index], limit)
     for place, (_, x, y, one) in zip(places, wanted, strict=True):
-        axis.annotate(one.label, (x, y), (1.04, place), xycoords="data", textcoords="axes fraction",
+        axis.annotate(one.label, (x, y), (1.03, place), xycoords="data", textcoords="axes fraction",
                       va="center",
                       fontsize=SMALL, annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1,

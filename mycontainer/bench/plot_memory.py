@@ -30,7 +30,7 @@ def memory(run: Run, *others: Run) -> Drawing:
     """What one more instance costs, idle and serving: every round's sum, and of which parts it is."""
     runs, title = (run, *others), "Memory: what one more instance costs"
     panels = [(series, rows) for series in NAMES if (rows := memory_rows(runs, series))]
-    if not panels:
+    if not any(row.values for _, rows in panels for row in rows):
         return nothing(run, title)
     lines = introduction(runs, visible_line(run))
     whole = [style.label(run, name) for name in run.subjects
@@ -115,19 +115,20 @@ def density(run: Run, *others: Run) -> Drawing:
         verdicts.compared(run, lambda name: weight.get(name, []), warm, 0.25, "lighter")
         for warm in (COLD, WARM))))
     sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(order), note, 0.1),
-                                 Panel(high, scale=0.3, parts=[(0.0, 0.3), (0.52, 0.3)])], below, right=0.3)
+                                 Panel(high, scale=0.3, parts=[(0.0, 0.28), (0.54, 0.28)])], below, right=0.3)
     bars(sheet, run, order, counts)
     starts = curves(run, {name: [(one.labels["running"] + 1, one.value) for one in run.samples
                                  if (one.subject, one.series) == (name, "start")] for name in run.subjects})
     gone = curves(run, {name: [(count, max(used, LEAST)) for count, used in counted.taken(run, name)]
                         for name in run.subjects})
-    inches = (0.3 * (plot_sheet.WIDE - 3.7), high)
+    inches = (0.28 * (plot_sheet.WIDE - 3.7), high)
     for axis, some, unit, name in ((sheet.axes[1], starts, style.seconds, "Time to start the next"),
                                      (sheet.axes[2], gone, style.size, "Memory gone (MemAvailable)")):
         if some:
             plot_lines.draw(axis, some, unit, name, "as many run", inches)
         else:
             axis.set_axis_off()
+    sheet.legend(plot_rows.marks([style.look(run, name) for name in order])[:-2])
     told = [f"{style.label(run, name)}: {counts[name].value:.0f}, then "
             f"{STOPPED[counts[name].labels['stopped_by']]}{fit(run, name)}." for name in order]
     sheet.figure.words = "\n".join([title, *lines, *told, note, *below])
@@ -179,5 +180,5 @@ def limits(run: Run) -> str:
     told = run.settings.get("limits", {})
     return (f"Budgets: {style.size(told.get('memory', 0))} of memory, and "
             f"{style.size(run.settings.get('reserve', 0))} stay free in any case; three starts in a row "
-            f"slower than {told.get('slow', 0):g} s; {told.get('seconds', 0):.0f} s for each; {told.get('cap', 0)} "
-            f"instances, {told.get('machines', 0)} machines.")
+            f"slower than {told.get('slow', 0):g} s; {told.get('seconds', 0):.0f} s for each; "
+            f"{told.get('cap', 0)} instances, {told.get('machines', 0)} machines.")

@@ -26,8 +26,8 @@ def scale(run: Run, *others: Run) -> Drawing:
     lines = introduction(runs, verdicts.visible_line(run))
     below = ["Starters are processes of their own. This shows how steep a line is; how high, startup shows.",
              *footer(runs)]
-    high, part = 6.0, 0.34
-    sheet = Sheet(title, lines, [Panel(high, note(run), 0.35, [(0.0, part), (0.53, part)])], below, LEFT, 0.0)
+    high, part = 6.0, 0.3
+    sheet = Sheet(title, lines, [Panel(high, note(run), 0.35, [(0.0, part), (0.51, part)])], below, LEFT, 0.0)
     told = []
     for axis, (series, (_, name, x_name, more)) in zip(sheet.axes, AXES.items(), strict=True):
         found = curves(runs, series)

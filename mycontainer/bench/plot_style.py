@@ -119,8 +119,8 @@ def digits(value: float, places: int = 2) -> str:
 
 
 def percent(value: float) -> str:
-    """"3.5 %" for 0.035."""
-    return f"{digits(100 * value)} %"
+    """"3.5 %" for 0.035; "a factor of 2.4" for 1.4."""
+    return f"{digits(100 * value)} %" if value < 1 else f"a factor of {digits(1 + value)}"
 
 
 def times(value: float) -> str:

@@ -25,7 +25,8 @@ from mycontainer.bench.subject import COLD, WARM
 # Question -> module and function that draw it.
 FIGURES = {
     "startup": ("plots", "startup"), "anatomy": ("plot_anatomy", "anatomy"),
-    "memory": ("plot_memory", "memory"), "density": ("plot_memory", "density"), "overhead": ("plot_layers", "overhead_figure"),
+    "memory": ("plot_memory", "memory"), "density": ("plot_memory", "density"),
+    "overhead": ("plot_layers", "overhead_figure"),
     "scale": ("plot_scale", "scale"), "layers": ("plot_layers", "layers"),
 }
 HEADLINES = {"byte": "the first word of a program", "page": "the first web page"}
@@ -66,7 +67,7 @@ def startup(run: Run, *others: Run) -> Drawing:
     runs = (run, *others)
     panels = [(series, warm, rows) for series in HEADLINES for warm in PANELS
               if (rows := startup_rows(runs, series, warm))]
-    if not panels:
+    if not any(row.values for _, _, rows in panels for row in rows):
         return nothing(run, "Time to start")
     lines = introduction(runs, verdicts.visible_line(run))
     below = [f"× is the median over that of {style.label(run, 'process')}, with its 95 % interval.",
@@ -101,7 +102,7 @@ def startup_rows(runs: Sequence[Run], series: str, warm: str) -> list[Row]:
             if verdicts.temperature(run, name) != warm or not (values or failed):
                 continue
             key = first.setdefault(name, numbers.median(values) if values else float("inf"))
-            ratio = numbers.ratio(values, base) if values and base and name != "process" else None
+            ratio = verdicts.ratio(values, base) if values and base and name != "process" else None
             note = "" if values else "it did not come up: see below"
             mark = f" ({'ABCDEFGH'[number]})" if len(runs) > 1 else ""
             rows.append((key, number, Row(style.label(run, name) + mark, values, style.look(run, name), ratio,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +18,13 @@ from mycontainer.bench.subject import COLD, WARM, Subject
 BASE = "process"
 TITLES = {"byte": "To the first instruction of one's own program, one start after another",
           "byte-idle": "To the first instruction, after 0.1 s in which nothing happened",
-          "page": "To the first page served"}
-GROUPS = {"anatomy": ("step",), "memory": ("how", "part"), "overhead": ("clock",),
+          "page": "To the first page served",
+          "idle": "What one more costs in memory, idle", "serving": "What one more costs in memory, serving",
+          "count": "How many ran at once", "total": "From the order to the first word",
+          "step": "Where that time went"}
+GROUPS = {"anatomy": ("step",), "overhead": ("clock",),
           "scale": ("running", "starters")}  # labels that split a series
+NOT_SHOWN = {"density": ("available",)}  # what says something as a curve only
 UNITS: dict[str, list[tuple[float, str]]] = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
     "bytes": [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")],
@@ -50,7 +55,8 @@ def show(run: Run, console: Console | None = None) -> None:
 def series_of(run: Run) -> list[str]:
     """Which series it has, in the order in which they were measured; an A/A run's belong to another's."""
     names = dict.fromkeys(sample.series for sample in run.samples)
-    return [name for name in names if not name.startswith("aa-")]
+    return [name for name in names
+            if not name.startswith("aa-") and name not in NOT_SHOWN.get(run.question, ())]
 
 
 def machine(run: Run) -> str:
@@ -73,12 +79,22 @@ def table(run: Run, series: str) -> Table:
                 if run.subjects.get(name, {}).get("temperature", COLD) == temperature]
         if rows:
             shown.add_row(f"[dim]{temperature}[/dim]")
-        rows.sort(key=lambda row: numbers.median(run.values(row[0], series, **row[1])))
+        rows.sort(key=lambda row: numbers.median(values_of(run, row[0], series, row[1])))
         for name, labels in rows:
             what = ", ".join([run.subjects.get(name, {}).get("label", name), *map(str, labels.values())])
-            shown.add_row(*row(what, run.values(name, series, **labels), run.values(BASE, series, **labels),
-                               unit_of(run, series)))
+            values, base = (values_of(run, one, series, labels) for one in (name, BASE))
+            shown.add_row(*row(what, values, base, unit_of(run, series)))
     return shown
+
+
+def values_of(run: Run, name: str, series: str,
+              labels: Mapping[str, Any] = MappingProxyType({})) -> list[float]:
+    """The samples of one row; of memory, what follows from the readings that are its samples."""
+    if run.question == "memory":
+        from mycontainer.bench import memory
+
+        return memory.total(run, name, series)
+    return run.values(name, series, **labels)
 
 
 def groups(run: Run, series: str) -> list[tuple[str, dict[str, Any]]]:
@@ -88,7 +104,7 @@ def groups(run: Run, series: str) -> list[tuple[str, dict[str, Any]]]:
         (one.subject, tuple((name, one.labels[name]) for name in wanted if name in one.labels))
         for one in run.samples if one.series == series)
     found = [(name, dict(labels)) for name, labels in keys]
-    return [(name, labels) for name, labels in found if any(run.values(name, series, **labels))]
+    return [(name, labels) for name, labels in found if any(values_of(run, name, series, labels))]
 
 
 def unit_of(run: Run, series: str) -> str:
@@ -126,7 +142,7 @@ def digits(value: float) -> str:
 
 def visible(run: Run, series: str) -> str:
     """What the A/A run says of this series."""
-    same, again = run.values(BASE, series), run.values(f"{BASE}-again", f"aa-{series}")
+    same, again = values_of(run, BASE, series), values_of(run, f"{BASE}-again", f"aa-{series}")
     if run.question in GROUPS or not (numbers.sure(same) and numbers.sure(again) and min(same) > 0):
         return ""  # of a series that is split, the tables' rows would each need their own
     ratio = numbers.ratio(again, same)

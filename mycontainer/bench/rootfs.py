@@ -30,6 +30,5 @@ def unpacked(place: Path) -> Path:
         (root / name).mkdir(exist_ok=True)
     (root / "tmp").mkdir(exist_ok=True)
     os.chmod(root / "tmp", 0o1777)
-    for above in (root, *list(root.parents)[:2]):  # root of a container is a stranger out here
-        os.chmod(above, os.stat(above).st_mode & 0o7777 | 0o755)  # one of them may be /tmp itself
+    os.chmod(root, 0o755)  # root of a container is a stranger out here, whatever the umask
     return root

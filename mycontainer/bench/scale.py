@@ -38,6 +38,7 @@ QUICK_RUNNING = (0, 1, 10)
 STARTERS = (1, 2, 4, 8)
 QUICK_STARTERS = (1, 4)
 MACHINES = 4     # so many machines are the most that run, or start, at once
+LEAST = 1.0      # seconds that each subject gets
 EACH = 10        # starts measured at each number that runs
 QUICK_EACH = 4
 
@@ -47,10 +48,12 @@ def measure(subjects: Sequence[Subject], settings: Settings, progress: Progress 
     run = Run("scale", settings=dict(settings._asdict()), machine=facts.machine())
     with prepared(subjects, run, progress) as ready, scratch.directory() as place:
         try:
-            for number, subject in enumerate(ready):
-                progress(number * settings.budget / len(ready), settings.budget,
-                         f"{subject.name} beside others")
-                beside_others(subject, settings, settings.budget / 2 / len(ready), run)
+            began = time.monotonic()
+            for number, subject in enumerate(ready):  # what the quick ones leave of their time, others get
+                spent = time.monotonic() - began
+                progress(spent, settings.budget, f"{subject.name} beside others")
+                share = (settings.budget / 2 - spent) / (len(ready) - number)
+                beside_others(subject, settings, max(share, LEAST), run)
         except KeyboardInterrupt:
             run.notes.append("interrupted")
             return run

@@ -38,6 +38,7 @@ def room(place: Path, name: str) -> Path:
     """An empty directory in it, for one subject."""
     path = place / name
     path.mkdir()
+    path.chmod(0o755)
     return path
 
 
@@ -85,6 +86,7 @@ def _made() -> tuple[Path, int]:
         with suppress(OSError):  # a sweep beside us saw it unlocked for a moment, and removed it
             lock = _lock(place)
             if lock is not None and place.exists():
+                place.chmod(0o755)  # root of a container is a stranger out here, and must get through
                 return place, lock
             if lock is not None:
                 os.close(lock)

@@ -85,7 +85,7 @@ class Instance(ABC):
     """One start of a subject. ``began`` is when it was asked for (time.perf_counter_ns)."""
 
     began: int
-    output: int = -1  # the descriptor on which one reads what the program says, after `ready` as well; -1: none
+    output: int = -1  # the descriptor from which one reads what the program says, also after `ready`, or -1
 
     @abstractmethod
     def ready(self, deadline: float) -> int:

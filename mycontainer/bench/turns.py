@@ -91,7 +91,7 @@ class _Turns:
 
     def try_out(self, subject: Subject, number: int) -> None:
         """A turn that does not count, and what it costs."""
-        self.progress(self.spent(), self.settings.budget, subject.name)
+        self.progress(self.spent(), self.settings.budget, f"{self.series} {subject.name}")
         began = time.monotonic()
         samples = self.turn(subject, number)
         took = time.monotonic() - began
@@ -121,7 +121,7 @@ class _Turns:
             if self.spent() > LATEST * self.settings.budget:
                 self.run.notes.append(f"{self.series}: ended when the time was up, in round {number}")
                 break
-            self.progress(self.spent(), self.spent() + left, subject.name)
+            self.progress(self.spent(), self.spent() + left, f"{self.series} {subject.name}")
             left -= self.costs[subject]
             if self.faults.get(subject, 0) < PATIENCE:
                 self.run.samples += self.turn(subject, number) or []

@@ -22,7 +22,6 @@ from mycontainer import __version__, layers
 from mycontainer.bench import facts, layer, scratch
 from mycontainer.bench.layer import TAG, Layer
 from mycontainer.bench.measure import Progress, Settings, interleaved, prepared, silent
-from mycontainer.bench.ours import environment
 from mycontainer.bench.plain import version
 from mycontainer.bench.run import Run, Sample
 from mycontainer.bench.subject import Instance, Missing, NotReady, Subject, Task
@@ -70,11 +69,12 @@ class Unpacker(Subject):
     def unpack(self, target: Path, deadline: float) -> float:
         """Do it; seconds. Raises NotReady."""
         argv = self.command(target)
+        unhurt = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         began = time.perf_counter_ns()
         try:
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                   timeout=deadline,
-                                  env=environment(target.parent))
+                                  env=unhurt)
         except subprocess.TimeoutExpired:
             raise NotReady(f"it was not done after {deadline:g} s") from None
         took = time.perf_counter_ns() - began

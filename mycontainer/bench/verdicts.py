@@ -5,6 +5,7 @@ Computed from the raw samples each time, so that a plot, the notebook and a test
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,16 @@ class Standing(NamedTuple):
     ratio: float
     low: float
     high: float
+
+
+def ratio(values: Sequence[float], base: Sequence[float]) -> numbers.Ratio:
+    """`numbers.ratio`, which takes its time, once for the same samples."""
+    return _ratio(tuple(values), tuple(base))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ratio(values: tuple[float, ...], base: tuple[float, ...]) -> numbers.Ratio:
+    return numbers.ratio(values, base)
 
 
 def temperature(run: Run, name: str) -> str:
@@ -48,7 +59,7 @@ def standings(run: Run, values: Values, warm_or_cold: str) -> list[Standing]:
     for name, facts in run.subjects.items():
         if (mine and not name.startswith(style.OURS) and facts.get("kind", CONTAINER) != PROCESS
                 and temperature(run, name) == warm_or_cold and values(name)):
-            found.append(Standing(name, *numbers.ratio(values(mine), values(name))))
+            found.append(Standing(name, *ratio(values(mine), values(name))))
     return sorted(found, key=lambda one: -one.ratio)
 
 
@@ -89,8 +100,14 @@ def visible(run: Run, series: str = "") -> float:
                 again = run.values(name + AGAIN, one)
                 same = run.values(name, one.removeprefix(AA))
                 if again and same:
-                    found.append(numbers.visible(same, again))
+                    found.append(differing(same, again))
     return max(found)
+
+
+def differing(same: Sequence[float], again: Sequence[float]) -> float:
+    """`numbers.visible`, by the ratio that we remember."""
+    found = ratio(again, same)
+    return max(abs(found.low - 1), abs(found.high - 1))
 
 
 def visible_line(run: Run, seen: float | None = None) -> str:

@@ -204,7 +204,7 @@ def drawn(run: Run, output: Path) -> Path | None:
         return None
     plots = import_module("mycontainer.bench.plots")
     picture = output.with_suffix(".png")
-    plots.draw(run).savefig(picture)
+    plots.save(run, picture)
     return picture
 
 
