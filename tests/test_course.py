@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mycontainer.errors import ContainerError
-from mycontainer.lab import course, kernelspec, record
+from mycontainer.lab import course, exercises, kernelspec, record
 from needs import needs_lab, needs_module
 
 with suppress(ImportError):
@@ -78,6 +78,16 @@ def test_the_chapter_that_was_worked_on_last_is_opened(tmp_path: Path) -> None:
     assert course.first_page(tmp_path) == "/lab/tree/01_chroot.ipynb"
     (tmp_path / "01_chroot.ipynb").unlink()
     assert course.first_page(tmp_path) == "/lab"
+
+
+def test_each_chapters_exercises_lead_to_a_notebook(tmp_path: Path) -> None:
+    found = []
+    for chapter in exercises.CHAPTERS:
+        for name in course.CHAPTERS:
+            (tmp_path / name).touch()
+        (tmp_path / record.FILE).write_text(f'{{"exercise": "{chapter}.x"}}')
+        found.append(course.first_page(tmp_path).removeprefix("/lab/tree/"))
+    assert found == course.CHAPTERS
 
 
 def test_the_keys_of_two_workspaces_lie_apart_and_in_no_checkout(

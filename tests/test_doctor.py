@@ -351,7 +351,7 @@ def test_more_ids_are_a_free_range_for_this_user(monkeypatch: pytest.MonkeyPatch
 # ---- the command
 
 WELL = [Finding(0, "air", True, "fresh", ""), Finding(2, "more", None, "little", "get more"),
-        Finding(10, "water", False, "none", "rain")]
+        Finding(9, "water", False, "none", "rain")]
 
 
 def test_table_and_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,9 +362,9 @@ def test_table_and_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "      0  ok     air    fresh\n"
         "      2  -      more   little\n"
         "                cure: get more\n"
-        "     10  FAILS  water  none\n"
+        "      9  FAILS  water  none\n"
         "                cure: rain\n"
-        "\nChapters 0 to 6 can be done here.\n")
+        "\nChapters 0 to 6 and 10 can be done here.\n")
     monkeypatch.setattr(cli_doctor, "examine", lambda: [Finding(2, "air", False, "none", "open a window")])
     assert cli_doctor.main([]) == 1
     assert "cannot be done here yet" in capsys.readouterr().out
@@ -383,5 +383,15 @@ def test_json_is_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_without_cgroup_v2_chapter_3_shows_what_was_recorded() -> None:
     lacking = [Finding(3, doctor.CGROUPS, None, "v1 is mounted here", "boot")]
-    assert doctor.verdict(lacking)[:2] == ["Chapters 0 to 6 can be done here.",
+    assert doctor.verdict(lacking)[:2] == ["Chapters 0 to 6 and 10 can be done here.",
                                            "Chapter 3 shows recorded results: there is no cgroup v2 here."]
+
+
+def test_without_qemu_chapter_10_can_be_done_with_what_was_recorded() -> None:
+    need = next(need for need in doctor.NEEDS if need.what == doctor.MACHINES)
+    assert (need.chapter, need.essential) == (10, False)
+    lacking = [Finding(10, doctor.MACHINES, None, "no qemu-system", "apt install it")]
+    assert doctor.good(lacking)
+    told = "Chapter 10 shows recorded virtual machines only: there is no QEMU here."
+    assert told in doctor.verdict(lacking)
+    assert not any("QEMU" in one for one in doctor.verdict([Finding(10, doctor.MACHINES, True, "7.2", "")]))

@@ -145,7 +145,7 @@ class Api(Ours):
             self.server = subprocess.Popen([sys.executable, "-I", "-m", "mycontainer.bench.caller"],
                                            stdin=theirs.fileno(),
                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                           env=environment(scratch), start_new_session=True)
+                                           env=environment(self.scratch), start_new_session=True)
 
     def close(self) -> None:
         if self.server:

@@ -13,7 +13,7 @@ DOCTOR = Command(
     "Try on this machine what each chapter needs, and say how to mend what fails.\n"
     "It changes nothing, and takes about a second.",
     Option("json", "the findings for a program: a list of objects"),
-    epilog="Exit code: 0 if chapters 0 to 6 can be done here, else 1.")
+    epilog="Exit code: 0 if chapters 0 to 6 and 10 can be done here, else 1.")
 
 VERDICTS = {True: "ok", False: "FAILS", None: "-"}
 

@@ -11,10 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mycontainer.lab.bench_view import bench_explorer as bench_explorer
     from mycontainer.lab.check import check as check
     from mycontainer.lab.child import child as child
     from mycontainer.lab.child import run as run
     from mycontainer.lab.child import sh as sh
+    from mycontainer.lab.claims import article as article
     from mycontainer.lab.dissolve import Specimen as Specimen
     from mycontainer.lab.dissolve import dissolve as dissolve
     from mycontainer.lab.explorer import layer_explorer as layer_explorer
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from mycontainer.lab.limit_figures import pressure_figure as pressure_figure
     from mycontainer.lab.limited import cgroups_here as cgroups_here
     from mycontainer.lab.limited import with_cgroups as with_cgroups
+    from mycontainer.lab.measuring import measure as measure
+    from mycontainer.lab.measuring import plot as plot
+    from mycontainer.lab.measuring import reference as reference
     from mycontainer.lab.predict import predict as predict
     from mycontainer.lab.predict import reveal as reveal
     from mycontainer.lab.progress import mine as mine
@@ -55,6 +60,8 @@ _HOME = {  # name: the module that it lives in
     "three_numbers": "figures", "process_tree": "figures",
     "cgroups_here": "limited", "with_cgroups": "limited", "gauge": "gauge",
     "comb_figure": "limit_figures", "pressure_figure": "limit_figures",
+    "measure": "measuring", "reference": "measuring", "plot": "measuring", "article": "claims",
+    "bench_explorer": "bench_view",
     "dissolve": "dissolve", "Specimen": "dissolve",
     "layer_explorer": "explorer", "space_figure": "space",
     "dissolving_container": "widgets", "namespace_explorer": "widgets", "doctor_widget": "widgets",

@@ -28,9 +28,10 @@ from mycontainer.lab.kernelspec import OWN_INTERPRETER
 from mycontainer.lab.machine import Machine
 from mycontainer.lab.trials import PATH, QEMU
 
-LAST_CHAPTER = 6      # the last that there is: a machine is good if all up to here can be done
-PATIENCE = 1.0        # seconds for one trial
-PATIENCE_IN_ALL = 10  # seconds until we give up on the process that tries
+CHAPTERS = (*range(7), 10)  # those that there are: a machine is good if all of them can be done
+THESE = "Chapters 0 to 6 and 10"
+PATIENCE = 1.0              # seconds for one trial
+PATIENCE_IN_ALL = 10        # seconds until we give up on the process that tries
 
 
 class Finding(NamedTuple):
@@ -56,16 +57,17 @@ class Need(NamedTuple):
 
 def good(findings: Iterable[Finding]) -> bool:
     """Can the chapters that there are be done?"""
-    return not any(finding.works is False for finding in findings if finding.chapter <= LAST_CHAPTER)
+    return not any(finding.works is False for finding in findings if finding.chapter in CHAPTERS)
 
 
 def verdict(findings: Iterable[Finding]) -> list[str]:
     """What it all means, in a sentence or two."""
-    chapters = f"Chapters 0 to {LAST_CHAPTER}"
-    sentences = [f"{chapters} can be done here." if good(findings) else
-                 f"{chapters} cannot be done here yet: see the cures."]
+    sentences = [f"{THESE} can be done here." if good(findings) else
+                 f"{THESE} cannot be done here yet: see the cures."]
     if any(finding.need == CGROUPS and not finding.works for finding in findings):
         sentences.append("Chapter 3 shows recorded results: there is no cgroup v2 here.")
+    if any(finding.need == MACHINES and not finding.works for finding in findings):
+        sentences.append("Chapter 10 shows recorded virtual machines only: there is no QEMU here.")
     if Machine().in_lab:
         sentences.append("This was tried inside the lab. The cures are for a terminal outside of it.")
     return sentences
@@ -187,6 +189,7 @@ MOUNT = "mounting as root of a user namespace"
 NET = "host name, processes, IPC, network of its own"
 CGROUPS = "cgroup v2 with cpu, memory, pids"
 OVERLAY = "overlay file systems"
+MACHINES = "QEMU"
 
 NEEDS = (
     Need(0, "Python 3.11 or newer", trials.python, always("")),
@@ -222,7 +225,7 @@ NEEDS = (
          program("nft", f"This kernel lacks it: modprobe nft_masq, or {NEWER}."), stands_on=(NET,)),
     Need(5, "a way out of a network", trials.way_out, lambda machine: machine.install("slirp4netns"),
          essential=False),
-    Need(10, "QEMU", trials.qemu, lambda machine: machine.install(QEMU)),
+    Need(10, MACHINES, trials.qemu, lambda machine: machine.install(QEMU), essential=False),
     Need(10, "virtual machines in hardware (KVM)", trials.kvm, allow_kvm, essential=False),
 )
 

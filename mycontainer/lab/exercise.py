@@ -116,14 +116,15 @@ def learners_world() -> dict[str, Any]:
     """The names that a notebook's first cell brings."""
     import socket
     import struct
+    import time
 
     from mycontainer import cgroups, chroot, lab, layers, namespaces, network, syscalls
     from mycontainer.lab import wires
 
     return {"__name__": LEARNER, "os": os, "sys": sys, "subprocess": subprocess, "math": math,
-            "signal": signal, "socket": socket, "struct": struct, "Path": Path, "lab": lab, "wires": wires,
-            "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces, "cgroups": cgroups,
-            "layers": layers, "network": network}
+            "signal": signal, "socket": socket, "struct": struct, "time": time, "Path": Path, "lab": lab,
+            "wires": wires, "syscalls": syscalls, "chroot": chroot, "namespaces": namespaces,
+            "cgroups": cgroups, "layers": layers, "network": network}
 
 
 def from_source(source: str, name: str = "", file: str = "<solution>",

@@ -311,8 +311,8 @@ def diagnosis(findings: Iterable[Finding]) -> str:
 
     findings = list(findings)
     first, *more = doctor.verdict(findings)
-    now = [one for one in findings if one.chapter <= doctor.LAST_CHAPTER]
-    later = [one for one in findings if one.chapter > doctor.LAST_CHAPTER]
+    now = [one for one in findings if one.chapter in doctor.CHAPTERS]
+    later = [one for one in findings if one.chapter not in doctor.CHAPTERS]
     there = sum(one.works is True for one in later)
     folded = (f"<details><summary>Later chapters: {there} of {len(later)} needs are met here</summary>"
               f"{findings_table(later)}</details>" if later else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mycontainer.lab.exercise import Exercise, Prediction
 
-CHAPTERS = ("start", "chroot", "namespaces", "cgroups", "layers", "network", "container")
+CHAPTERS = ("start", "chroot", "namespaces", "cgroups", "layers", "network", "container", "bench")
 
 _more: dict[str, str] = {}  # chapters from elsewhere: their name, and the module that they are in
 
