@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mycontainer.engine.config_linux import Linux, read_linux
 from mycontainer.engine.config_mounts import Mount, read_mount
-from mycontainer.engine.config_process import Process, read_process
+from mycontainer.engine.config_process import Process, read_environment, read_process
 from mycontainer.engine.reader import INT64, Reader, parse
 from mycontainer.errors import explain
 
@@ -129,7 +129,7 @@ def _hook(hook: Reader) -> Hook:
     if timeout is not None and timeout <= 0:
         hook["timeout"].fail(f"{timeout} s is no time")
     path = hook["path"].absolute()
-    return Hook(path, hook["args"].strings() or (path,), hook["env"].strings(), timeout)
+    return Hook(path, hook["args"].strings() or (path,), read_environment(hook["env"]), timeout)
 
 
 def _annotations(annotations: Reader) -> dict[str, str]:

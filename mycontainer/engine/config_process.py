@@ -99,20 +99,25 @@ def read_process(process: Reader) -> Process:
         process["args"].fail("is empty: the first is the command")
     if not args[0]:
         process["args"].fail("the command has no name")
-    for item in process["env"].items():
-        if "=" not in item.required().string()[1:]:
-            item.fail(f"not NAME=VALUE: {item.shown()}")
     process["selinuxLabel"].refuse("SELinux")
     process["apparmorProfile"].refuse("AppArmor")
     process["ioPriority"].refuse("a priority of input and output")
     process["execCPUAffinity"].refuse("a CPU affinity for exec")
     process["commandLine"].refuse("a command line, which is for Windows")
     return Process(
-        args, process["env"].strings(), process["cwd"].absolute(), _user(process["user"]),
+        args, read_environment(process["env"]), process["cwd"].absolute(), _user(process["user"]),
         process["terminal"].boolean(), _console_size(process["consoleSize"]),
         _capabilities(process["capabilities"]), _rlimits(process["rlimits"]),
         process["noNewPrivileges"].boolean(), process["oomScoreAdj"].optional_integer((-1000, 1000)),
         _scheduler(process["scheduler"]) if process["scheduler"] else None)
+
+
+def read_environment(env: Reader) -> tuple[str, ...]:
+    """An array of ``NAME=VALUE``."""
+    for item in env.items():
+        if "=" not in item.required().string()[1:]:
+            item.fail(f"not NAME=VALUE: {item.shown()}")
+    return env.strings()
 
 
 def _user(user: Reader) -> User:
