@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = dispatch(given, words)
         sys.stdout.flush()
         return code
+    except SystemExit as end:  # help was all that was asked for
+        return int(end.code or 0)
     except BaseException as error:
         if "MYCONTAINER_DEBUG" in os.environ:
             import traceback
@@ -103,6 +105,8 @@ def complain(error: BaseException, given: Mapping[str, list[str]]) -> int:
         told = error
     elif isinstance(error, OSError):
         told = explain("cannot go on", error)
+    elif isinstance(error, KeyboardInterrupt):
+        told = ContainerError("interrupted")
     else:
         told = ContainerError(f"this is a bug of ours: {type(error).__name__}: {error}",
                               hint="MYCONTAINER_DEBUG=1 shows where it happened.")
