@@ -50,7 +50,7 @@ class Oci:
         return json.loads((self.bundle / "config.json").read_text())
 
     def write(self, config: dict[str, Any]) -> None:
-        if "cgroupsPath" not in config["linux"]:
+        if "cgroupsPath" not in config["linux"] and os.geteuid() == 0:
             config["linux"]["cgroupsPath"] = f"/mycontainer/{self.id}"
         (self.bundle / "config.json").write_text(json.dumps(config))
 

@@ -178,11 +178,13 @@ def running(oci: Oci, subreaper: None) -> Iterator[Oci]:
     """A container that sleeps; it is cleared away."""
     oci.command("sleep", "1000")
     assert oci.create().returncode == 0
-    pid = oci.state()["pid"]
     assert oci("start", oci.id).returncode == 0
     yield oci
-    oci("delete", "-f", oci.id)
-    os.waitpid(pid, 0)
+    oci("kill", oci.id, "9")
+    with suppress(ChildProcessError):  # all of them: PID 1 is not dead before whoever was executed beside it
+        while os.waitpid(-1, 0)[0]:
+            pass
+    assert oci("delete", oci.id).returncode == 0
 
 
 def test_exec_is_one_more_process_in_the_same_place(running: Oci) -> None:

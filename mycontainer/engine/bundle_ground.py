@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from mycontainer import namespaces, spawn, syscalls
@@ -120,7 +121,12 @@ class Ground:
     # ---- inside
 
     def look(self) -> None:
-        """Look at our rights, as long as there is a /proc that we can trust."""
+        """Look at our rights, as long as there is a /proc that we can trust; and load nothing from here on.
+
+        What an import, or a codec's first use, finds after the root has changed is a file of the image, which
+        would be executed with all that we may.
+        """
+        sys.meta_path.clear()
         self.rights = (*rights.held(), rights.may_set_groups())
 
     def open_terminal(self, uid: int, size: tuple[int, int] | None) -> None:
@@ -159,6 +165,7 @@ class Ground:
         if "HOME" not in named and self.config.process:
             named["HOME"] = rights.home(os.getuid())
         if self.channel >= 0:
+            os.close(self.listener)  # not left to exec: who is told that we run must not find us waiting
             spawn._say(self.channel, ABOUT_TO)
         spawn.execute(args, named, self.kept, admin=True)
 

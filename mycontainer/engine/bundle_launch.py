@@ -6,7 +6,6 @@ nearest subreaper, which waits for it and learns its exit code.
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import signal
@@ -19,7 +18,6 @@ from mycontainer.engine.bundle_ground import Ground
 from mycontainer.engine.bundle_state import Bundle
 from mycontainer.engine.config import Config
 from mycontainer.engine.plan import CREATED, INSIDE, MAPPED, MOUNTED, NETWORKED, OUTSIDE, RUNNER, Plan
-from mycontainer.engine.state import to_json
 from mycontainer.errors import ContainerError, explain
 from mycontainer.spawn import Process
 
@@ -109,7 +107,7 @@ def launch(plan: Plan, ground: Ground) -> tuple[Process, dict[str, Any]]:
         plan.run(MAPPED, NETWORKED, OUTSIDE)
 
     def inside() -> None:
-        ground.report = lambda: os.write(tell, to_json(plan.times).encode())
+        ground.report = lambda: os.write(tell, plan.times_as_text().encode())
         try:
             plan.run(NETWORKED, "", INSIDE)
         except BaseException as error:
@@ -132,7 +130,8 @@ def launch(plan: Plan, ground: Ground) -> tuple[Process, dict[str, Any]]:
         os.close(clock)
         if tell >= 0:
             os.close(tell)
-    return process, plan.times | json.loads(inner or b"{}")
+    rows = (row.split("\t") for row in inner.decode().splitlines())
+    return process, plan.times | {name: [float(begin), float(took)] for name, begin, took in rows}
 
 
 def _keep(one: Bundle, found: Config, ground: Ground, pid: int, times: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ def load() -> None:
     import subprocess  # slow to load, and few have hooks
 
     subprocess.list2cmdline([])
+    "".encode("utf-16-le")  # a codec is loaded at its first use, too (state.to_json)
 
 
 def call(moment: str, hooks: Sequence[Hook], state: str) -> None:
