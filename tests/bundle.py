@@ -22,11 +22,12 @@ from mycontainer.cli.oci_spec import example
 PROJECT = Path(__file__).parents[1]
 OCI = [sys.executable, "-m", "mycontainer.cli.oci"]
 COMMANDS = ("sh", "ls", "cat", "id", "sleep", "true", "false", "echo", "ps", "mount", "env", "hostname", "kill",
-            "grep", "touch", "stat", "tty", "stty", "pwd", "head", "readlink", "umask", "dd", "rm", "mkdir")
+            "grep", "touch", "stat", "tty", "stty", "cut", "head", "readlink", "dd", "rm", "mkdir")
 FORKLESS = ("state", "start", "kill", "delete", "list", "pause", "resume", "features", "spec")
 Done = subprocess.CompletedProcess[str]
 
-needs_busybox = pytest.mark.skipif(not shutil.which("busybox"), reason="needs busybox (package busybox-static)")
+needs_busybox = pytest.mark.skipif(
+    not shutil.which("busybox"), reason="needs the program busybox (Debian package busybox-static)")
 
 
 class Oci:
@@ -73,7 +74,7 @@ class Oci:
         self.command("sh", "-c", script)
 
     def __call__(self, *arguments: str, **how: Any) -> Done:
-        """Run a verb to its end: in a process of its own, or right here where that makes no difference."""
+        """Run a verb to its end: in a process of its own, or right here where that is the same."""
         if arguments[0] in FORKLESS and not how:
             return here("--root", str(self.root), *arguments)
         how = {"text": True, "timeout": 30, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,

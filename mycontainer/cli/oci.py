@@ -82,7 +82,7 @@ def dispatch(given: Mapping[str, list[str]], words: list[str]) -> int:
         raise ContainerError("--systemd-cgroup is not supported", hint="Tell the engine to use cgroupfs.")
     verb, rest = words[0], words[1:]
     if verb in NOT_YET:
-        raise ContainerError(f"mycontainer-oci {verb} is not built yet")
+        raise ContainerError(f"{verb} is not built yet")
     from mycontainer.cli import oci_spec, oci_verbs
 
     found: Callable[[str, list[str]], int] | None = {**oci_verbs.VERBS, **oci_spec.VERBS}.get(verb)

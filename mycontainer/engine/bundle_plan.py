@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mycontainer import cgroups, chroot, container, namespaces, spawn
-from mycontainer.engine import bundle_cgroup, calls, hooks, idmap, rights, rootfs
+from mycontainer.engine import bundle_cgroup, calls, copy_up, hooks, idmap, rights, rootfs
 from mycontainer.engine.bundle_ground import Ground
 from mycontainer.engine.config import Config
 from mycontainer.engine.config_mounts import Mount
@@ -104,6 +104,8 @@ def _mounts(config: Config, ground: Ground) -> Iterator[Step]:
     if not any(mount.is_bind and mount.destination == "/dev" for mount in config.mounts):
         yield Step("make devices", 1, INSIDE, rootfs.make_default_devices, (root,))
     for device in config.linux.devices:
+        if device.path == "/dev/ptmx":
+            continue  # the machine's own, which a privileged container is offered; it has one already
         yield Step(f"make {device.path}", 1, INSIDE, rootfs.make_device, (root, device))
     if config.process:
         yield Step("make the working directory", 1, INSIDE, rootfs.make_directory, (root, config.process.cwd))
@@ -118,8 +120,6 @@ def _mounts(config: Config, ground: Ground) -> Iterator[Step]:
 def _check(mount: Mount, place: str) -> None:
     if mount.idmap:
         raise Unsupported(place, "not supported: mounts with translated ids")
-    if mount.copy_up:
-        raise Unsupported(place, "not supported: tmpcopyup")
 
 
 def _mount_step(root: str, mount: Mount, ground: Ground, own_cgroups: bool) -> Step:
@@ -129,6 +129,9 @@ def _mount_step(root: str, mount: Mount, ground: Ground, own_cgroups: bool) -> S
         return Step(f"show {mount.destination}", 4, INSIDE, rootfs.bind,
                     (root, mount.destination, mount.source, bool(mount.flags & MS_REC), mount.attributes,
                      mount.recursive, again))
+    if mount.copy_up:
+        return Step(name, 4, INSIDE, copy_up.mount,
+                    (root, mount.destination, mount.source, flags, mount.data))
     if mount.kind in ("cgroup", "cgroup2"):
         return _cgroup_step(name, root, mount, ground, own_cgroups)
     return Step(name, 1, INSIDE, rootfs.mount,
@@ -177,6 +180,8 @@ def _last(config: Config, ground: Ground, waits: bool) -> Iterator[Step]:
     if process and process.terminal:
         yield Step("open the terminal", 7, INSIDE, ground.open_terminal,
                    (process.user.uid, process.console_size))
+    if process:
+        yield Step("find the command", 6, INSIDE, rights.find_command, (process.args[0], process.env))
     yield Step("close the root", 1, INSIDE, rootfs.close_root, (config.root.readonly,))
     yield Step("let go of the outside", 7, INSIDE, ground.let_go, (waits,))
     if waits:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Sequence
 
-from mycontainer import syscalls
+from mycontainer import spawn, syscalls
 from mycontainer.engine import calls
 from mycontainer.engine.config_process import CAPABILITIES, Capabilities, Rlimit, Scheduler, User
-from mycontainer.errors import ContainerError, explain
+from mycontainer.errors import EXIT_CANNOT_RUN, EXIT_NOT_FOUND, ContainerError, explain
 
 INFINITY = (1 << 64) - 1  # as 64 bits say it, where Python says -1
 
@@ -111,6 +112,21 @@ def home(uid: int) -> str:
         return "/"
     found = (row.split(":") for row in rows)
     return next((row[5] for row in found if len(row) > 5 and row[2] == str(uid)), "") or "/"
+
+
+def find_command(name: str, env: Sequence[str]) -> None:
+    """See whether the command can be there at all: so that who creates a container learns it, and not who
+    starts it. The engines look for these very words to tell 127 from 126.
+    """
+    path = next((pair[5:] for pair in env if pair.startswith("PATH=")), spawn.PATH)
+    found = [f"{directory}/{name}" for directory in path.split(":")] if "/" not in name else [name]
+    there = [each for each in found if os.path.exists(each)]
+    if not there:
+        raise ContainerError(f"cannot run {name}", "no such file or directory" if "/" in name else
+                             "executable file not found in $PATH", exit_code=EXIT_NOT_FOUND)
+    if not any(os.path.isfile(each) and os.stat(each).st_mode & 0o111 for each in there):
+        raise ContainerError(f"cannot run {name}", "permission denied", "A directory, or a file without the "
+                             "right to be executed: chmod +x", EXIT_CANNOT_RUN)
 
 
 def work_in(path: str) -> None:
