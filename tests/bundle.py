@@ -21,8 +21,8 @@ from mycontainer.cli.oci_spec import example
 
 PROJECT = Path(__file__).parents[1]
 OCI = [sys.executable, "-m", "mycontainer.cli.oci"]
-COMMANDS = ("sh", "ls", "cat", "id", "sleep", "true", "false", "echo", "ps", "mount", "env", "hostname", "kill",
-            "grep", "touch", "stat", "tty", "stty", "cut", "head", "readlink", "dd", "rm", "mkdir")
+COMMANDS = ("sh", "ls", "cat", "id", "sleep", "true", "false", "echo", "ps", "mount", "env", "hostname",
+            "kill", "grep", "touch", "stat", "tty", "stty", "cut", "head", "readlink", "dd", "rm", "mkdir")
 FORKLESS = ("state", "start", "kill", "delete", "list", "pause", "resume", "features", "spec")
 Done = subprocess.CompletedProcess[str]
 
@@ -84,7 +84,8 @@ class Oci:
     def create(self, *options: str) -> Done:
         """The same without pipes, which PID 1 would keep open."""
         with open(self.directory / "output", "w+") as output, open(self.directory / "errors", "w+") as errors:
-            done = self("create", "--bundle", str(self.bundle), *options, self.id, stdout=output, stderr=errors)
+            done = self("create", "--bundle", str(self.bundle), *options, self.id, stdout=output,
+                        stderr=errors)
             done.stdout = (self.directory / "output").read_text()
             done.stderr = (self.directory / "errors").read_text()
         return done

@@ -76,7 +76,7 @@ def test_a_signal_to_run_is_one_to_the_command(oci: Oci) -> None:
 
 
 def test_the_whole_life(oci: Oci, subreaper: None) -> None:
-    """As conmon and podman call it: create, start, kill, delete; and the exit code is the caller's to learn."""
+    """As conmon and podman call it: create, start, kill, delete; the exit code is the caller's to learn."""
     oci.shell("trap 'exit 9' TERM; echo runs; while :; do sleep 0.02; done")
     pid_file = oci.directory / "pid"
     created = oci.create("--pid-file", str(pid_file))

@@ -147,8 +147,9 @@ def test_what_is_explained_is_what_the_kernel_is_asked(oci: Oci) -> None:
     oci.command("true")
     shown = bundle_launch.explained(oci.id, str(oci.bundle), str(oci.root))
     log = oci.directory / "strace"
-    argv = ["strace", "-f", "-o", str(log), "-e", "trace=mount,unshare,pivot_root,sethostname,execve", "-s", "200",
-            *OCI, "--root", str(oci.root), "run", "-b", str(oci.bundle), oci.id]
+    trace = "trace=mount,unshare,pivot_root,sethostname,execve"
+    argv = ["strace", "-f", "-o", str(log), "-e", trace, "-s", "200", *OCI, "--root", str(oci.root), "run",
+            "-b", str(oci.bundle), oci.id]
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     calls = log.read_text()
@@ -171,11 +172,12 @@ def test_what_is_explained_is_what_the_kernel_is_asked(oci: Oci) -> None:
 @needs_userns
 @needs_tool("strace", "strace")
 def test_nothing_of_the_image_is_loaded_before_the_command_runs(oci: Oci) -> None:
-    """Between the change of root and exec Python opens no file but the user list; not a module, not a codec."""
+    """Between the change of root and exec Python opens no file but the user list: no module, no codec."""
     oci.command("true")
     log = oci.directory / "strace"
-    argv = ["strace", "-f", "-o", str(log), "-e", "trace=open,openat,openat2,pivot_root,execve", *OCI, "--root",
-            str(oci.root), "run", "-b", str(oci.bundle), oci.id]
+    trace = "trace=open,openat,openat2,pivot_root,execve"
+    argv = ["strace", "-f", "-o", str(log), "-e", trace, *OCI, "--root", str(oci.root), "run", "-b",
+            str(oci.bundle), oci.id]
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     calls = log.read_text()
@@ -203,8 +205,8 @@ def test_the_time_of_each_step_is_kept(oci: Oci) -> None:
 
 
 def dies_at(name: str, after: bool, work: Callable[[], object]) -> None:
-    """Run ``work`` in a child that is killed, by SIGKILL, before or after the step of this name. If it is PID 1
-    who takes the step, it goes on a moment later, as far as it is let."""
+    """Run ``work`` in a child that is killed, by SIGKILL, before or after the step of this name. If PID 1
+    takes the step, it goes on a moment later, as far as it is let."""
     hear, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -220,7 +222,7 @@ def dies_at(name: str, after: bool, work: Callable[[], object]) -> None:
             execute(step)
             meet_death(step, after)
 
-        Step.execute = step_and_die  # type: ignore[method-assign]
+        Step.execute = step_and_die  # type: ignore[method-assign, assignment]
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             work()
@@ -291,7 +293,7 @@ def test_a_delete_that_is_killed_is_done_by_the_next(oci: Oci) -> None:
             if name == "unlink":
                 os.unlink = dying(os.unlink)  # type: ignore[assignment]
             else:
-                bundle_state.UNDO[name] = dying(bundle_state.UNDO[name])
+                bundle_state.UNDO[name] = dying(bundle_state.UNDO[name])  # type: ignore[assignment]
             here("--root", str(oci.root), "delete", "--force", oci.id)
             os._exit(0)
         os.waitpid(child, 0)
