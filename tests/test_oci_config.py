@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,12 @@ FULL: dict[str, Any] = {
             "pids": {"limit": 32}, "unified": {"memory.high": "60000000"}},
         "sysctl": {"net.ipv4.ip_forward": "1", "kernel.shmmax": "1"},
         "maskedPaths": ["/proc/kcore"], "readonlyPaths": ["/proc/sys"], "rootfsPropagation": "rslave",
+        "seccomp": {
+            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+            "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_ALLOW"},
+                         {"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [
+                             {"index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ"}]}]},
         "timeOffsets": {"monotonic": {"secs": 60, "nanosecs": 1}}, "personality": {"domain": "LINUX"},
     },
 }
@@ -106,6 +113,8 @@ def test_every_property_arrives() -> None:
     assert linux.joined == {"net": "/run/netns/x"}
     assert linux.made == ("mnt", "pid", "user", "uts", "ipc", "time")
     assert linux.uid_map == [(0, 100000, 65536)]
+    assert linux.seccomp == (0x50000 | 38, ("x86_64", "x86"), 2, (
+        (("read", "write"), 0x7FFF0000, ()), (("clone",), 0x50001, ((0, 7, 1, 2),))))
     assert linux.clocks == (("monotonic", 60, 1),)
     assert [str(rule) for rule in linux.resources.devices] == ["a *:* rwm", "c 10:229 rw"]
     assert linux.resources.limited == ("memory", "reservation", "swap", "swappiness", "shares", "quota",
@@ -202,6 +211,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("linux/maskedPaths/0", "proc", 'linux.maskedPaths[0]: not an absolute path: "proc"'),
     ("linux/timeOffsets", {"wall": {}}, 'linux.timeOffsets["wall"]: expected one of the clocks'),
     ("linux/rootfsPropagation", "none", 'linux.rootfsPropagation: "none" is none of private'),
+    ("linux/seccomp/defaultAction", "SCMP_ACT_X", 'linux.seccomp.defaultAction: "SCMP_ACT_X" is none of'),
+    ("linux/seccomp/syscalls/0/names", [], "linux.seccomp.syscalls[0].names: is empty"),
+    ("linux/seccomp/syscalls/0/errnoRet", 1, "linux.seccomp.syscalls[0].errnoRet: SCMP_ACT_ALLOW takes none"),
+    ("linux/seccomp/syscalls/1/args/0/index", 6, "linux.seccomp.syscalls[1].args[0].index: 6 is not between"),
+    ("linux/seccomp/flags/0", "X", 'linux.seccomp.flags[0]: "X" is none of SECCOMP_FILTER_FLAG_TSYNC'),
     ("mounts/0/destination", ..., "mounts[0].destination: is missing"),
     ("mounts/0/type", ..., "mounts[0].type: is missing, and no option is bind or rbind"),
     ("mounts/0/options", "ro", 'mounts[0].options: expected an array, got "ro"'),
@@ -225,7 +239,8 @@ def test_what_is_wrong_is_told_with_its_place() -> None:
 
 
 UNSUPPORTED: list[tuple[str, object]] = [
-    ("linux/seccomp", {"defaultAction": "SCMP_ACT_ERRNO"}), ("linux/intelRdt", {"closID": "x"}),
+    ("linux/seccomp/defaultAction", "SCMP_ACT_NOTIFY"), ("linux/seccomp/listenerPath", "/s"),
+    ("linux/seccomp/syscalls/0/action", "SCMP_ACT_NOTIFY"), ("linux/intelRdt", {"closID": "x"}),
     ("linux/mountLabel", "x"), ("linux/netDevices", {"eth0": {}}), ("linux/memoryPolicy", {"mode": "x"}),
     ("linux/cgroupsPath", "system.slice:runc:x"), ("linux/resources/rdma", {"mlx5_1": {"hcaHandles": 3}}),
     ("linux/resources/hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
@@ -248,8 +263,8 @@ def test_what_we_cannot_do_is_refused_by_name() -> None:
             del document["hostname"], document["domainname"]
         with pytest.raises(Unsupported, match="not supported") as refused:
             read(document)
-        named = place.replace("/0", "").replace("/", ".").partition(".scheduler")[0]
-        assert str(refused.value).startswith(named)
+        named = re.sub(r"\.(\d+)", r"[\1]", place.replace("/", "."))
+        assert str(refused.value).startswith(named.partition(".scheduler")[0].removesuffix("[0]"))
 
 
 @pytest.mark.parametrize("kind", ["uts", "ipc", "net", "time", "user"])
@@ -267,7 +282,7 @@ def test_what_nobody_knows_is_ignored() -> None:
     document = copy.deepcopy(FULL)
     for place in (document, document["process"], document["linux"], document["mounts"][0], document["root"]):
         place["org.example.unknown"] = {"anything": [1, None]}
-    document["linux"] |= {"seccomp": None, "intelRdt": None, "mountLabel": ""}
+    document["linux"] |= {"intelRdt": None, "mountLabel": ""}
     document["process"] |= {"selinuxLabel": "", "apparmorProfile": None}
     document["linux"]["resources"] |= {"blockIO": {}, "hugepageLimits": None, "network": {"classID": 0}}
     document["solaris"] = document["windows"] = {}

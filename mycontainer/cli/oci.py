@@ -83,12 +83,21 @@ def dispatch(given: Mapping[str, list[str]], words: list[str]) -> int:
     verb, rest = words[0], words[1:]
     if verb in NOT_YET:
         raise ContainerError(f"{verb} is not built yet")
-    from mycontainer.cli import oci_spec, oci_verbs
-
-    found: Callable[[str, list[str]], int] | None = {**oci_verbs.VERBS, **oci_spec.VERBS}.get(verb)
+    found = _find(verb)
     if found is None:
         raise ContainerError(f"no such verb: {verb}", hint="To see all of them: mycontainer-oci --help")
     return found(_root(given), rest)
+
+
+def _find(verb: str) -> Callable[[str, list[str]], int] | None:
+    """What does it; the start of a container should not pay for loading the rest."""
+    if verb in ("spec", "features"):
+        from mycontainer.cli import oci_spec
+
+        return oci_spec.VERBS[verb]
+    from mycontainer.cli import oci_verbs
+
+    return oci_verbs.VERBS.get(verb)
 
 
 def _root(given: Mapping[str, list[str]]) -> str:

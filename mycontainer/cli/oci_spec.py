@@ -11,6 +11,8 @@ from mycontainer.cli.options import Command, Option
 from mycontainer.engine import config, config_process
 from mycontainer.engine.config_linux import KINDS
 from mycontainer.engine.config_mounts import FLAGS, PROPAGATION, RECURSIVE
+from mycontainer.engine.config_seccomp import ACTIONS, ARCHITECTURES, OPERATORS
+from mycontainer.engine.config_seccomp import FLAGS as FILTER_FLAGS
 from mycontainer.errors import ContainerError, explain
 
 TYPE_CHECKING = False
@@ -94,7 +96,9 @@ def features(root: str, arguments: list[str]) -> int:
         "linux": {
             "namespaces": sorted(KINDS), "capabilities": list(config_process.CAPABILITIES),
             "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
-            "seccomp": {"enabled": False}, "apparmor": {"enabled": False}, "selinux": {"enabled": False},
+            "seccomp": {"enabled": True, "actions": list(ACTIONS), "operators": list(OPERATORS),
+                        "archs": list(ARCHITECTURES), "supportedFlags": list(FILTER_FLAGS)},
+            "apparmor": {"enabled": False}, "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": False}}},
     }, indent=2))

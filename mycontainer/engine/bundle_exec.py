@@ -37,6 +37,8 @@ def execute(root: str, identity: str, ask: Callable[[Process | None], Process], 
     process = ask(config.process)
     ground = Ground(config._replace(process=process), identity, one.facts["bundle"], one.path, console_socket,
                     kept, stays=not detach)
+    if config.linux.seccomp:
+        ground.compile_filter(config.linux.seccomp)
     ours = _prepare_terminal(process, ground, take_terminal)
     hear, tell = os.pipe()
     try:
@@ -94,7 +96,7 @@ def _inside(one: Bundle, ground: Ground, process: Process, tell: int) -> None:
     if process.terminal:
         console.open_terminal(ground.console, process.user.uid, process.console_size)
     ground.let_go(waits=False)
-    for step in take_rights(process, ground):
+    for step in take_rights(ground.config, process, ground):
         step.execute()
 
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from mycontainer import namespaces, spawn, syscalls
-from mycontainer.engine import bundle_cgroup, bundle_state, cgroup_v1, console, hooks, idmap, rights
+from mycontainer.engine import bundle_cgroup, bundle_state, calls, cgroup_v1, console, hooks, idmap, rights
 from mycontainer.engine.config import Config, Hook
 from mycontainer.engine.config_process import Capabilities, Rlimit, User
+from mycontainer.engine.config_seccomp import Seccomp
 from mycontainer.engine.plan import Journal
 from mycontainer.engine.reader import Unsupported
 from mycontainer.engine.state import to_json
@@ -39,6 +40,7 @@ class Ground:
         self.pid = self.runner = 0
         self.report: Callable[[], object] = lambda: None  # PID 1 calls it when it leaves the outside
         self.listener = self.console = self.channel = -1
+        self.program = b""
         self.rights: tuple[int, int, bool] = (0, 0, False)
 
     def _choose_cgroup(self) -> str:
@@ -99,6 +101,12 @@ class Ground:
         return {"ociVersion": self.config.version, "id": self.id, "pid": pid, "bundle": self.bundle,
                 "rootfs": self.config.root.path, "annotations": dict(self.config.annotations)}
 
+    def compile_filter(self, filter: Seccomp) -> None:
+        """Compile the filter of system calls, which the command will be under."""
+        from mycontainer.engine import seccomp  # not everybody has one
+
+        self.program = seccomp.compile_filter(filter)
+
     # ---- runner
 
     def join(self, joined: Mapping[str, str]) -> None:
@@ -158,6 +166,9 @@ class Ground:
     def become(self, user: User, wanted: Capabilities) -> None:
         have, bounding, groups = self.rights
         rights.become(user, wanted, have, bounding, groups)
+
+    def filter_calls(self, flags: int) -> None:
+        calls.seccomp(self.program, flags)
 
     def execute(self, args: Sequence[str], env: Sequence[str]) -> None:
         """Become the command."""

@@ -30,8 +30,8 @@ EXIT_FAILED = 1
 
 def explained(identity: str, bundle: str, root: str) -> str:
     """The plan of a start as text; nothing is touched."""
-    found, _ = config.load(bundle)
-    ground = Ground(found, identity, bundle, f"{root}/{identity}")
+    found, _ = config.load(os.path.abspath(bundle))
+    ground = Ground(found, identity, os.path.abspath(bundle), f"{root}/{identity}")
     return bundle_plan.make(found, ground, waits=True).explain()
 
 

@@ -44,6 +44,8 @@ def make(config: Config, ground: Ground, waits: bool) -> Plan:
 def _outside(config: Config, ground: Ground, waits: bool) -> Iterator[Step]:
     if config.hooks:
         yield Step("get ready for hooks", 7, OUTSIDE, hooks.load)
+    if config.linux.seccomp:
+        yield Step("compile the filter", 9, OUTSIDE, ground.compile_filter, (config.linux.seccomp,))
     if path := ground.cgroup:
         yield Step("make the cgroup", 3, OUTSIDE, bundle_cgroup.make, (path,),
                    record=lambda: bundle_cgroup.missing(path))
@@ -194,19 +196,24 @@ def _last(config: Config, ground: Ground, waits: bool) -> Iterator[Step]:
                    ("startContainer", config.hooks["startContainer"]))
     if config.linux.personality is not None:
         yield Step("take on a personality", 7, INSIDE, calls.personality, (config.linux.personality,))
-    yield from take_rights(process, ground)
+    yield from take_rights(config, process, ground)
 
 
-def take_rights(process: Process, ground: Ground) -> Iterator[Step]:
+def take_rights(config: Config, process: Process, ground: Ground) -> Iterator[Step]:
     """The last steps of whoever becomes a command in a container, at its start or by `exec`."""
     yield Step("work in its directory", 1, INSIDE, rights.work_in, (process.cwd,))
     if process.scheduler:
         yield Step("schedule", 7, INSIDE, rights.schedule, (process.scheduler,))
     if process.rlimits:
         yield Step("limit the process", 7, INSIDE, rights.set_limits, (process.rlimits,))
+    under = [Step("filter system calls", 9, INSIDE, ground.filter_calls, (config.linux.seccomp.flags,))
+             ] if config.linux.seccomp else []
+    if not process.no_new_privileges:
+        yield from under  # now, as it takes CAP_SYS_ADMIN of those who might gain something
     yield Step("become the user", 9, INSIDE, ground.become, (process.user, process.capabilities))
     if process.no_new_privileges:
         yield Step("gain nothing", 9, INSIDE, rights.gain_nothing)
+        yield from under
     yield Step("become the command", 6, INSIDE, ground.execute, (process.args, process.env))
 
 

@@ -5,6 +5,7 @@ As those of syscalls.py, whose numbers these join: so the recording double of th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 
@@ -13,10 +14,11 @@ from mycontainer import syscalls
 # linux/prctl.h
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 4, 8, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+SECCOMP_SET_MODE_FILTER = 1  # linux/seccomp.h
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
-syscalls.NUMBERS["x86_64"] |= {"capset": 126, "personality": 135, "setdomainname": 171}
-syscalls.NUMBERS["aarch64"] |= {"capset": 91, "personality": 92, "setdomainname": 162}
+syscalls.NUMBERS["x86_64"] |= {"capset": 126, "personality": 135, "setdomainname": 171, "seccomp": 317}
+syscalls.NUMBERS["aarch64"] |= {"capset": 91, "personality": 92, "setdomainname": 162, "seccomp": 277}
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
@@ -39,3 +41,10 @@ def personality(domain: int) -> None:
 def setdomainname(name: str) -> None:
     """Set the NIS domain name of this UTS namespace. man 2 setdomainname."""
     syscalls._call("setdomainname", name, len(os.fsencode(name)))
+
+
+def seccomp(program: bytes, flags: int) -> None:
+    """From now on let ``program`` decide on each system call of ours, and of our children. man 2 seccomp."""
+    filters = ctypes.create_string_buffer(program)  # an instruction has 8 bytes
+    syscalls._call("seccomp", SECCOMP_SET_MODE_FILTER, flags,
+                   struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(filters)))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mycontainer.engine.config_mounts import PROPAGATION, read_map
 from mycontainer.engine.config_resources import MAJOR, MINOR, Resources, read_resources
+from mycontainer.engine.config_seccomp import Seccomp, read_seccomp
 from mycontainer.engine.reader import INT64, UINT32, Reader, Unsupported
 from mycontainer.namespaces import IdMap
 
@@ -52,6 +53,7 @@ class Linux(NamedTuple):
     propagation: int = 0
     clocks: tuple[tuple[str, int, int], ...] = ()
     personality: int | None = None
+    seccomp: Seccomp | None = None
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -66,7 +68,6 @@ class Linux(NamedTuple):
 
 def read_linux(linux: Reader) -> Linux:
     """The object ``linux``."""
-    linux["seccomp"].refuse("seccomp")
     linux["mountLabel"].refuse("SELinux")
     linux["intelRdt"].refuse("Intel RDT")
     linux["memoryPolicy"].refuse("a memory policy")
@@ -79,7 +80,8 @@ def read_linux(linux: Reader) -> Linux:
         read_resources(linux["resources"]), _sysctl(linux["sysctl"], namespaces),
         linux["maskedPaths"].each(Reader.absolute), linux["readonlyPaths"].each(Reader.absolute),
         PROPAGATION.get(linux["rootfsPropagation"].choice(PROPAGATION), 0),
-        _clocks(linux["timeOffsets"], namespaces), _personality(linux["personality"]))
+        _clocks(linux["timeOffsets"], namespaces), _personality(linux["personality"]),
+        read_seccomp(linux["seccomp"]))
 
 
 def _namespaces(array: Reader) -> dict[str, str]:

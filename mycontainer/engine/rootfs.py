@@ -108,10 +108,10 @@ def make_device(root: str, device: Device) -> None:
     number = os.makedev(device.major, device.minor)
     with paths.target(root, os.path.dirname(device.path)) as directory:
         node = f"{directory}/{os.path.basename(device.path)}"
+        umask = os.umask(0)  # not chmod(2) afterwards, which would follow a link that somebody puts there
         try:
             os.mknod(node, kind | device.mode, number)
-            os.chmod(node, device.mode)  # whatever the umask is
-            os.chown(node, device.uid, device.gid)
+            os.chown(node, device.uid, device.gid, follow_symlinks=False)
             return
         except FileExistsError as error:
             found = os.lstat(node)
@@ -122,6 +122,8 @@ def make_device(root: str, device: Device) -> None:
             ours = os.stat(device.path)
             if (stat.S_IFMT(ours.st_mode), ours.st_rdev) != (kind, number):
                 raise
+        finally:
+            os.umask(umask)
     chroot.bind(device.path, root, device.path)
 
 
