@@ -101,8 +101,8 @@ def test_exit_codes_are_those_that_podman_promises(podman: Podman, command: list
 def test_inside_it_is_as_with_runc(podman: Podman) -> None:
     if not shutil.which("runc"):
         pytest.skip("needs the program runc (Debian package runc)")
-    look = "cut -d' ' -f5,6 /proc/self/mountinfo; id; env; " \
-           "grep -E 'Cap|NoNew|Umask|Groups|Seccomp' /proc/self/status"
+    look = """cut -d' ' -f5,6 /proc/self/mountinfo; id; env
+        grep -E 'Cap|NoNew|Umask|Groups|Seccomp' /proc/self/status"""
     words = ["--rm", "--hostname", "x", "--name", "x", "localhost/bb", "sh", "-c", look]
     both = [sorted(line for line in podman.run(*words, runtime=runtime).stdout.splitlines()
                    if "cgroup " not in line) for runtime in ("", shutil.which("runc") or "")]
@@ -156,6 +156,28 @@ def test_files_of_the_image_in_a_tmpfs(podman: Podman) -> None:
     assert podman.run("--rm", "--read-only", "localhost/bb", "sh", "-c", script).stdout == "x\n"
     shown = podman.run("--rm", "--tmpfs", "/root", "localhost/bb", "grep", " /root ", "/proc/self/mountinfo")
     assert "tmpfs" in shown.stdout
+
+
+@needs_tool("buildah", "buildah")
+def test_buildah_runs_its_steps_through_it(podman: Podman) -> None:
+    """It leaves cgroupsPath empty: that is never the cgroup that we are in ourselves."""
+    argv = ["buildah", "--root", f"{podman.directory}/root", "--runroot", f"{podman.directory}/run",
+            "--storage-driver", "vfs"]
+
+    def buildah(*arguments: str) -> Done:
+        return subprocess.run([*argv, *arguments], capture_output=True, text=True, timeout=60)
+
+    name = buildah("from", "--pull-never", "localhost/bb:latest").stdout.strip()
+    assert name
+    try:
+        done = buildah("run", "--runtime", str(podman.runtime), "--network", "none", name, "sh", "-c",
+                       "cat /proc/self/cgroup; exit 5")
+        assert "exit status 5" in done.stderr
+        rows = [row for row in done.stdout.splitlines() if not row.startswith("0::")]
+        assert all(":/mycontainer/buildah-" in row for row in rows), rows
+        assert rows
+    finally:
+        buildah("rm", name)
 
 
 def test_its_configuration_is_read(podman: Podman) -> None:
