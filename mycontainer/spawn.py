@@ -27,6 +27,8 @@ MAPPED = b"m"          # outside to runner: done
 BORN = "born"          # runner to outside: PID 1 has this pid on your side
 GO = b"g"              # outside to both: I hold a pidfd of it, go on
 FAILED = "failed"      # runner or PID 1 to outside: exit code, what, reason, hint
+NOTHING: Mapping[str, Callable[[int], object]] = {}
+_ends: list[int] = []  # in PID 1: its ends of the two
 
 
 class Process:
@@ -53,18 +55,20 @@ class Process:
 
 
 def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_map: IdMap,
-          outside: Callable[[int], None] = lambda pid: None) -> Process:
+          outside: Callable[[int], None] = lambda pid: None, *, first: Callable[[], object] = lambda: None,
+          meetings: Mapping[str, Callable[[int], object]] = NOTHING) -> Process:
     """Fork the runner and PID 1, which calls ``inside``; returns when that is a command, or has ended.
 
     The *thread* that calls us is their parent: they end with it (man 2 prctl, PR_SET_PDEATHSIG). When PID 1
     waits in its namespaces, we call ``outside`` with its pid: to put it into a cgroup, or to plug in its
-    network. Out here the others are nobody, who may not.
+    network. Out here the others are nobody, who may not. ``first`` is the runner's, for namespaces to join,
+    and ``meetings`` are more that we do out here: when `UNSHARED`, and at each word that PID 1 says (`meet`).
     """
     orders, order = os.pipe()
     news, tell = os.pipe()
     runner = os.fork()
     if runner == 0:  # the runner
-        _to_the_end(tell, lambda: _runner(inside, kinds, orders, order, tell))
+        _to_the_end(tell, lambda: _runner(inside, kinds, first, orders, order, tell))
     os.close(orders)
     os.close(tell)
     process = None
@@ -74,11 +78,15 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
                 if word == UNSHARED:
                     if "user" in kinds:
                         namespaces.write_map(runner, uid_map, gid_map)
+                    meetings.get(word, int)(runner)
                     os.write(order, MAPPED)
                 elif word == BORN:
                     process = Process(int(rest[0]), runner)
                     outside(process.pid)
                     os.write(order, GO + GO)
+                elif process and word in meetings:
+                    meetings[word](process.pid)
+                    os.write(order, GO)
                 else:
                     raise ContainerError(rest[1], rest[2], rest[3], int(rest[0]))
         if process is None:
@@ -92,10 +100,12 @@ def spawn(inside: Callable[[], None], kinds: Sequence[str], uid_map: IdMap, gid_
     return process
 
 
-def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, order: int, tell: int) -> int:
+def _runner(inside: Callable[[], None], kinds: Sequence[str], first: Callable[[], object],
+            orders: int, order: int, tell: int) -> int:
     """Make the namespaces, fork PID 1 into them; returns how it ended."""
     os.setpgid(0, 0)  # what is sent to the caller's group, as Ctrl-C is, is the caller's to pass on
     os.close(order)  # so that the death of the outside ends our waiting for it
+    first()
     namespaces.create({*kinds} - {"cgroup"})
     _say(tell, UNSHARED)
     _await(orders, MAPPED)
@@ -107,6 +117,7 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, order
         _await(orders, GO)
         if "cgroup" in kinds:  # only here: where we are now becomes its root
             namespaces.create(["cgroup"])
+        _ends[:] = orders, tell
         _to_the_end(tell, inside)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     # When the caller dies, so do we, by a signal that lets us take PID 1 along: changing its user, or ours
@@ -117,6 +128,13 @@ def _runner(inside: Callable[[], None], kinds: Sequence[str], orders: int, order
     syscalls.close_range(3, 0x7FFFFFFF, 0)  # a pipe of the caller's that we kept would never see its end
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code if code >= 0 else 128 - code
+
+
+def meet(word: str) -> None:
+    """In PID 1: say that we are there, and wait until the outside has done its part."""
+    orders, tell = _ends
+    _say(tell, word)
+    _await(orders, GO)
 
 
 def _to_the_end(tell: int, work: Callable[[], int | None]) -> None:
@@ -140,13 +158,13 @@ def _await(orders: int, word: bytes) -> None:
         raise ContainerError("cannot start the container", "the caller is gone")
 
 
-def execute(argv: Sequence[str], env: Mapping[str, str]) -> None:
+def execute(argv: Sequence[str], env: Mapping[str, str], kept: int = 3, admin: bool = False) -> None:
     """Become the command, found in the PATH of ``env``. An import now would load a file of the image."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):  # Python changed these
         signal.signal(number, signal.SIG_DFL)
-    syscalls.close_range(3, 0x7FFFFFFF, syscalls.CLOSE_RANGE_CLOEXEC)
-    # Root of a user namespace may undo the mounts made in it: a read-only volume would be none.
-    syscalls.prctl(syscalls.PR_CAPBSET_DROP, syscalls.CAP_SYS_ADMIN)
+    syscalls.close_range(kept, 0x7FFFFFFF, syscalls.CLOSE_RANGE_CLOEXEC)
+    if not admin:  # root of a user namespace may undo the mounts made in it: a read-only volume would be none
+        syscalls.prctl(syscalls.PR_CAPBSET_DROP, syscalls.CAP_SYS_ADMIN)
     name, failure, exists = argv[0], OSError(2, ""), False
     for directory in [""] if "/" in name else env.get("PATH", PATH).split(":"):
         path = f"{directory}/{name}" if directory else name

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable
 
 from mycontainer import namespaces, paths, syscalls
@@ -107,7 +106,8 @@ def _accounts(path: str) -> Ranges:
 
 
 def _with_subordinates() -> tuple[Map, Map]:
-    import pwd  # not needed by root, and it may ask a directory service
+    import pwd  # neither is needed by root; this one may ask a directory service
+    import shutil
 
     uid, gid = os.geteuid(), os.getegid()
     try:
