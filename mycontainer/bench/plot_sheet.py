@@ -20,7 +20,7 @@ class Sheet:
                  left: float = 3.4, right: float = 4.4, legend: bool = True) -> None:
         """``panels`` from the top down; ``lines`` go beneath the title."""
         head_rows = [row for line in lines for row in textwrap.wrap(line, 142)]
-        foot_rows = [row for line in below for row in textwrap.wrap(line, 200, subsequent_indent="   ")]
+        foot_rows = [row for line in below for row in textwrap.wrap(line, 186, subsequent_indent="   ")]
         notes = [textwrap.wrap(one.note, 112) for one in panels]
         top = PAD + 0.5 + HEAD * len(head_rows) + 0.15
         under = [AXIS + one.scale + WORD * len(rows) + 0.1 for one, rows in zip(panels, notes, strict=True)]
