@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -86,8 +87,8 @@ def removed(directory: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    one = Podman(tmp_path_factory.mktemp("podman"))
+def podman() -> Iterator[Podman]:
+    one = Podman(Path(tempfile.mkdtemp(prefix="pod-", dir="/tmp")))  # it wants a path of less than 50 letters
     yield one
     one.clean()
 
