@@ -165,7 +165,7 @@ def of_anatomy() -> Run:
             for order, step in enumerate(names):
                 run.samples.append(Sample(name, "step", total / len(names), "s", number, 0, {
                     "step": step,
-                    "begin": begin, "order": order, "who": 0, "chapter": 2 if step[0] == "n" else 0}))
+                    "begin": begin, "order": order, "who": 0, "chapter": order if name == "ours-cli" else 0}))
                 begin += total / len(names)
     return each(run, take)
 
@@ -314,7 +314,19 @@ def test_who_is_too_near_is_not_called_slower() -> None:
     twin = [Sample("runc", one.series, one.value * 1.001, "s", one.round, 0) for one in run.samples
             if one.subject == "ours-cli"]
     run.samples = [one for one in run.samples if one.subject != "runc"] + twin
-    assert "Too near to tell: runc." in verdicts.ahead(run, "byte", "cold")
+    assert "Too near, or too few samples, to tell: runc." in verdicts.ahead(run, "byte", "cold")
+
+
+def test_few_samples_are_not_believed() -> None:
+    run = startup(2)
+    assert verdicts.visible(run) >= 1
+    for one in [one for one in run.samples if one.subject == "runc"]:
+        run.samples[run.samples.index(one)] = Sample("runc", one.series, 0.009, "s", one.round, 0)
+    told = verdicts.ahead(run, "byte", "cold")
+    assert "runc" in told.partition("to tell:")[2]  # a quarter faster, by two samples
+    text = texts(plots.draw(run))
+    assert "(of 2)" in text
+    assert "…" not in text
 
 
 def test_the_smallest_difference_is_recomputed_from_the_twin() -> None:

@@ -341,6 +341,16 @@ def test_ours_refuses_what_was_not_promised(made: layer.Layer, tmp_path: Path) -
         subject.unpack(tmp_path, 60)
 
 
+def test_those_that_unpack_are_measured_though_they_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack, "QUICK_MEGABYTES", 2)
+    run = unpack.measure([unpack.Tar(), unpack.Ours()], SETTINGS)
+    assert run.missing == {}
+    assert set(run.subjects) == {"tar", "ours-store"}
+    for name in run.subjects:
+        assert min(run.values(name, "unpack")) > 0
+        assert min(run.values(name, "space")) > 1 << 20
+
+
 # ---- anatomy -----------------------------------------------------------------------------------------------
 
 

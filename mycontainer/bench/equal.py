@@ -150,5 +150,5 @@ def _fields(path: str) -> dict[str, str]:
 
 
 def comparable(subjects: Sequence[Subject]) -> list[Subject]:
-    """Those that share our kernel."""
-    return [subject for subject in subjects if subject.kind != MACHINE]
+    """Those that share our kernel, and start anything at all."""
+    return [subject for subject in subjects if subject.kind != MACHINE and subject.can]

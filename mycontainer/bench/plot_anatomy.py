@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycontainer.bench import anatomy as measured
-from mycontainer.bench import numbers, steps
+from mycontainer.bench import numbers, steps, verdicts
 from mycontainer.bench import plot_style as style
 from mycontainer.bench.anatomy import Typical
 from mycontainer.bench.plot_rows import side_by_side
@@ -14,6 +14,7 @@ from mycontainer.bench.plot_sheet import Panel, Sheet
 from mycontainer.bench.plot_style import FAINT, INK, LINE, PALE, SIZE, SMALL, Drawing
 from mycontainer.bench.plot_words import footer, introduction, nothing
 from mycontainer.bench.run import Run
+from mycontainer.bench.subject import COLD, WARM
 
 ROW = 0.38
 CLOCK = ("From the order to the first word, by one clock. The clock inside ours costs a little: startup has "
@@ -36,8 +37,11 @@ def anatomy(run: Run, *others: Run) -> Drawing:
     below = ["The bars are the start that took the median time; a mark is where the step ended in another.",
              *(["Other runs are not drawn here."] if others else []),
              *footer((run,))]
+    note = " ".join(filter(None, (
+        verdicts.compared(run, lambda name: run.values(name, "total"), warm, 0.1, "faster")
+        for warm in (COLD, WARM))))
     tables = {name: table(measured.typical(run, name)) for name in detailed}
-    sheet = Sheet(title, lines, [Panel(0.55 * len(names), scale=0.1), *(
+    sheet = Sheet(title, lines, [Panel(0.55 * len(names), note, 0.1), *(
         Panel(ROW * len(tables[name]), scale=0.1) for name in detailed)], below, left=3.7, right=1.6)
     overview(sheet.axes[0], run, names)
     told = [f"{style.label(run, name)}: {style.seconds(numbers.median(run.values(name, 'total')))}."
@@ -51,7 +55,7 @@ def anatomy(run: Run, *others: Run) -> Drawing:
     used = {one.chapter for rows in tables.values() for row in rows for one in row}
     sheet.legend([Patch(facecolor=ink, edgecolor=INK, hatch=HATCHES[chapter], label=words)
                   for chapter, (ink, words) in CHAPTERS.items() if chapter in used])
-    sheet.figure.words = "\n".join([title, *lines, *told, *below])
+    sheet.figure.words = "\n".join([title, *lines, *told, note, *below])
     return sheet.figure
 
 
@@ -101,8 +105,9 @@ def piece(one: Typical) -> tuple[str, str]:
 def waterfall(axis: Any, run: Run, name: str, rows: Sequence[Sequence[Typical]]) -> None:
     """The steps of one subject below each other, when each begins and ends, on a plain time axis."""
     end = max(one.begin + one.seconds for row in rows for one in row)
+    last = max([end, *(begin + value for row in rows for begin, value in row[0].samples)])
     unit = (lambda value: f"{value * 1e3:g} ms") if end < 1 else (lambda value: f"{value:g} s")
-    axis.set_xlim(0, end * 1.06)
+    axis.set_xlim(0, last * 1.03)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_title(f"{style.label(run, name)}, step by step", pad=12)
     axis.xaxis.set_major_formatter(lambda value, _: unit(round(value, 9)))

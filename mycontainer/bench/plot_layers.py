@@ -34,7 +34,7 @@ def layers(run: Run, *others: Run) -> Drawing:
                          f"gzip, onto {about.get('file_system', '?')}.")
     note = verdicts.ahead(run, "unpack", COLD)
     space = layer_rows(run, "space", "tar", others)
-    below = ["× is the median over that of tar, with its 95 % confidence interval.", *footer(runs)]
+    below = ["× is the median over that of tar, with its 95 % interval from five samples on.", *footer(runs)]
     sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(rows), note), Panel(plot_rows.HIGH * len(space))],
                   below)
     for axis, those, unit, name in (

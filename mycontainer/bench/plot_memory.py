@@ -111,9 +111,12 @@ def density(run: Run, *others: Run) -> Drawing:
     high = 4.6
     weight = {name: [run.settings["limits"]["memory"] / number] for name in order
               if (number := counted.would_fit(run, name, run.settings["limits"]["memory"]))}
-    note = " ".join(filter(None, (
-        verdicts.compared(run, lambda name: weight.get(name, []), warm, 0.25, "lighter")
-        for warm in (COLD, WARM))))
+
+    def weights(name: str) -> list[float]:
+        return weight.get(name, [])
+
+    note = " ".join(verdicts.compared(run, weights, warm, 0.25, "lighter") for warm in (COLD, WARM)
+                    if verdicts.standings(run, weights, warm))
     sheet = Sheet(title, lines, [Panel(plot_rows.HIGH * len(order), note, 0.1),
                                  Panel(high, scale=0.3, parts=[(0.0, 0.28), (0.54, 0.28)])], below, right=0.3)
     bars(sheet, run, order, counts)

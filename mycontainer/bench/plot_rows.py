@@ -88,6 +88,8 @@ def _ratio(row: Row) -> str:
     if not row.ratio:
         return row.note
     value, low, high = row.ratio
+    if not numbers.sure(row.values):  # an interval of so few would be believed
+        return f"{style.times(value)}  (of {len(row.values)})"
     return f"{style.times(value)}  [{_short(low)} … {_short(high)}]"
 
 

@@ -20,7 +20,7 @@ class Sheet:
                  left: float = 3.4, right: float = 4.4, legend: bool = True) -> None:
         """``panels`` from the top down; ``lines`` go beneath the title."""
         head_rows = [row for line in lines for row in textwrap.wrap(line, 142)]
-        foot_rows = [row for line in below for row in textwrap.wrap(line, 200, subsequent_indent="   ")]
+        foot_rows = [row for line in below for row in textwrap.wrap(line, 186, subsequent_indent="   ")]
         notes = [textwrap.wrap(one.note, 112) for one in panels]
         top = PAD + 0.5 + HEAD * len(head_rows) + 0.15
         under = [AXIS + one.scale + WORD * len(rows) + 0.1 for one, rows in zip(panels, notes, strict=True)]
@@ -54,9 +54,10 @@ class Sheet:
 
     def legend(self, handles: Sequence[Any]) -> None:
         """What the marks mean, between the panels and the footer."""
+        left = self.left if len(handles) < 6 else PAD  # many need the whole width
         self.figure.legend(handles=handles, loc="upper left", frameon=False, fontsize=SMALL + 0.5,
                            ncols=len(handles),
-                           bbox_to_anchor=(self.left / WIDE, 1 - self.legend_at / self.high), borderaxespad=0,
+                           bbox_to_anchor=(left / WIDE, 1 - self.legend_at / self.high), borderaxespad=0,
                            borderpad=0, handletextpad=0.4, columnspacing=1.6)
 
 

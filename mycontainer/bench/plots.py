@@ -70,7 +70,7 @@ def startup(run: Run, *others: Run) -> Drawing:
     if not any(row.values for _, _, rows in panels for row in rows):
         return nothing(run, "Time to start")
     lines = introduction(runs, verdicts.visible_line(run))
-    below = [f"× is the median over that of {style.label(run, 'process')}, with its 95 % interval.",
+    below = ["× is the median over the plain process's, with its 95 % interval from five samples on.",
              *footer(runs)]
     notes = [verdicts.ahead(run, series, warm) for series, warm, _ in panels]
     sheet = Sheet("From the order to start until it is seen to work", lines,

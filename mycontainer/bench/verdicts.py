@@ -16,6 +16,7 @@ from mycontainer.bench.subject import COLD, CONTAINER, PROCESS
 from mycontainer.bench.twin import AGAIN
 
 AA = "aa-"
+PLAIN = 2.0  # so many times as much is plain to see with few samples, too
 
 
 class Standing(NamedTuple):
@@ -77,14 +78,16 @@ def compared(run: Run, values: Values, warm_or_cold: str, seen: float, better: s
     all_of_them = standings(run, values, warm_or_cold)
     if not all_of_them:
         return f"No {warm_or_cold} peer was measured beside {style.label(run, mine)}."
-    first = [one for one in all_of_them if one.low > 1 and one.ratio > 1 + seen]
+    first = [one for one in all_of_them if one.low > 1 and one.ratio > 1 + seen
+             and (one.ratio > PLAIN or (numbers.sure(values(mine)) and numbers.sure(values(one.peer))))]
     near = [one for one in all_of_them if one not in first and (one.high > 1 or one.ratio > 1 / (1 + seen))]
     said = []
     if first:
         said.append(f"{better.capitalize()} than {style.label(run, mine)}: " + ", ".join(
             f"{style.label(run, one.peer)} {style.times(one.ratio)}" for one in first) + ".")
     if near:
-        said.append("Too near to tell: " + ", ".join(style.label(run, one.peer) for one in near) + ".")
+        said.append("Too near, or too few samples, to tell: "
+                    + ", ".join(style.label(run, one.peer) for one in near) + ".")
     return " ".join(said) or f"No {warm_or_cold} peer measured is {better} than {style.label(run, mine)}."
 
 
@@ -105,9 +108,10 @@ def visible(run: Run, series: str = "") -> float:
 
 
 def differing(same: Sequence[float], again: Sequence[float]) -> float:
-    """`numbers.visible`, by the ratio that we remember."""
+    """`numbers.visible`, by the ratio that we remember; of few samples it is a factor of `PLAIN` at least."""
     found = ratio(again, same)
-    return max(abs(found.low - 1), abs(found.high - 1))
+    seen = max(abs(found.low - 1), abs(found.high - 1))
+    return seen if numbers.sure(same) and numbers.sure(again) else max(seen, PLAIN - 1)
 
 
 def visible_line(run: Run, seen: float | None = None) -> str:
