@@ -153,17 +153,17 @@ def _cgroup_things() -> Iterable[Thing]:
                 yield Thing("cgroup", directory)
 
 
-def _is_own(directory: str) -> bool:
-    """Root's, in which an ordinary user can make nothing, are not that user's."""
+def _is_own(path: str | Path) -> bool:
+    """Whether this user made it, or could have."""
     try:
-        return os.stat(directory).st_uid == os.geteuid()
+        return os.lstat(path).st_uid == os.geteuid()
     except OSError:  # removed while we looked
         return False
 
 
 def _file_things() -> Iterable[Thing]:
     temporary = Path(tempfile.gettempdir()).glob("mycontainer-*")
-    roots = [path for path in temporary if path.lstat().st_uid == os.geteuid()]
+    roots = [path for path in temporary if _is_own(path)]
     try:
         from mycontainer import paths
 

@@ -71,8 +71,8 @@ def test_dear_subjects_get_fewer_rounds_and_those_are_spread() -> None:
 
 
 def test_who_is_too_dear_for_a_second_time_is_shown_once_and_that_is_said() -> None:
-    run = measured(Double("cheap"), Double("vm", cost=0.3, kind="machine"), rounds=3, budget=0.35)
-    assert run.values("vm", "byte") == [0.3]
+    run = measured(Double("cheap"), Double("vm", cost=1.0, kind="machine"), rounds=3, budget=1.5)
+    assert run.values("vm", "byte") == [1.0]
     assert len(run.values("cheap", "byte")) == 3
     assert run.notes == ["byte: started once and not warmed up, for want of time: vm"]
 

@@ -37,7 +37,7 @@ def eat(group: Cgroup, size: int, step: int = 1 << 20, pause: float = 0.0, hold:
     got, if it gets that far.
     """
     limit = prove(group, "memory.max", MOST_MEMORY)
-    most = min(size, 2 * limit) + (256 << 20)  # the second net, with room for what the interpreter has
+    most = min(size, 2 * limit) + _data() + (64 << 20)  # the second net, with room for the interpreter
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -49,6 +49,12 @@ def eat(group: Cgroup, size: int, step: int = 1 << 20, pause: float = 0.0, hold:
         time.sleep(pause)
     time.sleep(hold)
     return len(eaten) * step
+
+
+def _data() -> int:
+    """How many bytes we have that a limit of data counts. man 5 proc_pid_status, VmData."""
+    with open("/proc/self/status") as rows:
+        return next(int(row.split()[1]) << 10 for row in rows if row.startswith("VmData:"))
 
 
 def bomb(group: Cgroup, pause: float = 0.0) -> int:
