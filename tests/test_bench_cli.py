@@ -266,6 +266,7 @@ def test_runs_of_other_questions_and_machines_are_told(tmp_path: Path) -> None:
     (["startup", "now"], "takes no more words"),
     (["startup", "--subjects", "dokcer"], "no such subject: dokcer"),
     (["startup", "--rounds", "0"], "not a number of rounds: 0"),
+    (["startup", "--minutes", "x"], "not a number of minutes: x"),
     (["startup", "--quick", "--full"], "cannot be both"),
     (["startup", "--output", "/nowhere/run.json"], "cannot write to /nowhere"),
     (["startup", "--output", "run.txt"], "not the name of a JSON file"),

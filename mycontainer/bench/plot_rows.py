@@ -6,6 +6,7 @@ Startup (cold and warm in panels of their own), unpack speed and overhead are dr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from mycontainer.bench import numbers
@@ -38,7 +39,7 @@ def panel(axis: Any, rows: Sequence[Row], unit: Unit, title: str,
     style.log_axis(axis.xaxis, unit, *limits)
     axis.grid(axis="x", color=LINE, linewidth=0.8)
     axis.set_title(title, pad=12)
-    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_yticks(range(len(rows)), [fill(row.label, 30) for row in rows])
     axis.tick_params(axis="y", length=0)
     for number, row in enumerate(rows):
         if number % 2 == 0:

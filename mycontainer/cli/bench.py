@@ -49,6 +49,7 @@ And:
     Option("quick", "less than a minute; few samples of what is slow"),
     Option("full", "half an hour; many samples of everything"),
     Option("only", "with prepare: only these (micro,debian,web)", "KIND,KIND..."),
+    Option("minutes", "so long may it take in all (default: 3)", "NUMBER"),
     Option("rounds", "at most so many samples of each", "NUMBER"),
     Option("output", "where the samples go, and a plot beside it\n"
            "(default: a file in the data directory)", "FILE.json"),
@@ -173,12 +174,21 @@ def settings_of(given: Mapping[str, list[str]]) -> Settings:
         raise ContainerError("cannot be both --quick and --full")
     settings = QUICK if "quick" in given else FULL if "full" in given else Settings()
     settings = settings._replace(seed=int.from_bytes(os.urandom(4), "big"))
-    if "rounds" not in given:
-        return settings
-    text = given["rounds"][-1]
+    if minutes := _number(given, "minutes"):
+        settings = settings._replace(budget=60.0 * minutes)
+    if rounds := _number(given, "rounds"):
+        settings = settings._replace(rounds=rounds, warmup=min(settings.warmup, rounds))
+    return settings
+
+
+def _number(given: Mapping[str, list[str]], option: str) -> int:
+    """What an option says; 0 if it is not there."""
+    if option not in given:
+        return 0
+    text = given[option][-1]
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
-        raise ContainerError(f"not a number of rounds: {text}", hint="Write 1 or more.")
-    return settings._replace(rounds=int(text), warmup=min(settings.warmup, int(text)))
+        raise ContainerError(f"not a number of {option}: {text}", hint="Write 1 or more.")
+    return int(text)
 
 
 def output_of(question: str, given: Mapping[str, list[str]]) -> Path:
