@@ -254,9 +254,11 @@ def _bury(path: str) -> None:
     if since and facts.get("place") == place() and started(pid) == since:
         with suppress(OSError):
             pidfd = os.pidfd_open(pid)
-            if started(pid) == since:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+            try:
+                if started(pid) == since:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
     with suppress(OSError, ContainerError):  # where we can make no cgroups, there are none
         limits.sweep()
     _write_end(path, UNKNOWN, False)
